@@ -1,0 +1,53 @@
+"""Attention as pure functions, on any array that follows the Array API standard."""
+
+from ._attention import (
+    attention,
+    attention_scores,
+    attention_weights,
+    attention_with_lse,
+    select_engine,
+)
+from ._heads import combine_heads, merge_heads, project_heads, split_heads
+from ._masks import (
+    causal_mask,
+    chunk_mask,
+    padding_mask,
+    prefix_mask,
+    segment_mask,
+    sliding_window_mask,
+    token_padding_mask,
+)
+from ._multi_head import (
+    MultiHeadAttentionParams,
+    init_multi_head_attention,
+    multi_head_attention,
+    multi_head_attention_weights,
+)
+from ._parameters import flatten_params, unflatten_params
+from ._states import merge_attentions
+
+__all__ = [
+    "MultiHeadAttentionParams",
+    "attention",
+    "attention_scores",
+    "attention_weights",
+    "attention_with_lse",
+    "causal_mask",
+    "chunk_mask",
+    "combine_heads",
+    "flatten_params",
+    "init_multi_head_attention",
+    "merge_attentions",
+    "merge_heads",
+    "multi_head_attention",
+    "multi_head_attention_weights",
+    "padding_mask",
+    "prefix_mask",
+    "project_heads",
+    "segment_mask",
+    "select_engine",
+    "sliding_window_mask",
+    "split_heads",
+    "token_padding_mask",
+    "unflatten_params",
+]

@@ -1,0 +1,190 @@
+"""The only package that knows which array libraries exist.
+
+Whatever must differ from one library to the next is a function here, with the same meaning on
+all of them; the rest of attnfn is written against the Array API standard.
+"""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any
+
+import array_api_compat
+import array_api_compat.numpy
+import numpy as np
+
+from .._typing import Array, Namespace
+
+__all__ = [
+    "arange",
+    "constant",
+    "describe_kind",
+    "device",
+    "from_numpy",
+    "full_precision",
+    "has_dtype",
+    "is_autocasting",
+    "is_bool",
+    "is_integer",
+    "is_real",
+    "known_finite",
+    "library_name",
+    "namespace",
+    "numpy_generator",
+    "numpy_namespace",
+    "scalar",
+]
+
+numpy_namespace: Namespace = array_api_compat.numpy
+numpy_generator = np.random.Generator
+
+_QUIET: AbstractContextManager[None] = nullcontext()
+
+
+def namespace(x: Any) -> Namespace | None:
+    """Return the Array API namespace of an array, None for anything else."""
+    if isinstance(x, np.ndarray):
+        return array_api_compat.numpy
+    library = _special_library(x)
+    if library is not None:
+        return library.namespace()
+    # A scalar of NumPy's is a number. Whatever has no dtype is not worth asking: the resolver
+    # goes through lru_cache, of which torch.compile warns.
+    if isinstance(x, np.generic) or not hasattr(x, "dtype"):
+        return None
+    try:
+        return array_api_compat.array_namespace(x)
+    except TypeError:
+        return None
+
+
+def _special_library(x: Any) -> ModuleType | None:
+    """Return our module for torch or JAX if `x` is one of theirs, without importing either."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, getattr(torch, "Tensor", ())):
+        from . import _torch
+
+        return _torch
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(x, getattr(jax, "Array", ())):
+        from . import _jax
+
+        return _jax
+    return None
+
+
+def _special_namespace(xp: Namespace) -> ModuleType | None:
+    if array_api_compat.is_torch_namespace(xp):
+        from . import _torch
+
+        return _torch
+    if array_api_compat.is_jax_namespace(xp):
+        from . import _jax
+
+        return _jax
+    return None
+
+
+def library_name(xp: Namespace) -> str:
+    """Return what people call the library: "numpy", "torch", "jax", "array_api_strict"."""
+    return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+
+
+def describe_kind(x: Any) -> str:
+    """Say what an object is, for an error message: "numpy ndarray", "list"."""
+    own = namespace(x)
+    name = type(x).__name__
+    if own is not None:
+        # The class of a JAX array is ArrayImpl, or a tracer's.
+        return f"{library_name(own)} {'Array' if library_name(own) == 'jax' else name}"
+    root = type(x).__module__.partition(".")[0]
+    return name if root == "builtins" else f"{root} {name}"
+
+
+def device(x: Array) -> Any:
+    """Return where to make a new array that is to meet `x`; None is the library's default."""
+    library = _special_library(x)
+    if library is not None:
+        return library.device(x)
+    # MLX arrays have no device, and NumPy's is always the same.
+    return None if isinstance(x, np.ndarray) else getattr(x, "device", None)
+
+
+def arange(n: int, xp: Namespace, device: Any) -> Array:
+    """Return 0, 1, ..., n - 1, in the library's default integer type."""
+    # MLX and others take no `device=`, so it is passed only where there is one.
+    return xp.arange(n) if device is None else xp.arange(n, device=device)
+
+
+def scalar(value: float, dtype: Any, xp: Namespace, device: Any) -> Array:
+    """Return one number as a 0-d array."""
+    if device is None:
+        return xp.asarray(value, dtype=dtype)
+    return xp.asarray(value, dtype=dtype, device=device)
+
+
+def from_numpy(x: "np.ndarray[Any, Any]", xp: Namespace, dtype: Any, device: Any) -> Array:
+    """Copy a float64 NumPy array to another library, rounding once for float32 and wider."""
+    # Where x64 is off, JAX has no array to put a float64 into.
+    x = x if dtype == xp.float64 else x.astype(np.float32)
+    out = xp.asarray(x) if device is None else xp.asarray(x, device=device)
+    return out if out.dtype == dtype else xp.astype(out, dtype)
+
+
+def constant(x: Array) -> Array:
+    """Return `x` with all its derivatives zero."""
+    library = _special_library(x)
+    return x if library is None else library.constant(x)
+
+
+def full_precision(x: Array) -> AbstractContextManager[Any]:
+    """Return a context in which float32 means float32 and a weight may round to zero."""
+    if isinstance(x, np.ndarray):
+        return np.errstate(under="ignore")
+    library = _special_library(x)
+    return _QUIET if library is None else library.full_precision(x)
+
+
+def is_autocasting(x: Array) -> bool:
+    """Return whether the library itself is about to change the dtypes of products of `x`."""
+    library = _special_library(x)
+    return False if library is None else library.is_autocasting(x)
+
+
+def known_finite(x: Array) -> bool:
+    """Return True if `x` was seen to hold no NaN and no inf; False says nothing.
+
+    Only NumPy is asked. Elsewhere the answer would be baked into a trace, or wait for a device.
+    """
+    return isinstance(x, np.ndarray) and bool(np.isfinite(x).all())
+
+
+def has_dtype(dtype: Any, xp: Namespace) -> bool:
+    """Return whether arrays of `dtype` can exist: JAX may have float64 switched off."""
+    library = _special_namespace(xp)
+    return True if library is None else library.has_dtype(dtype)
+
+
+def is_bool(x: Any) -> bool:
+    """Return whether `x` is one truth value, Python's or NumPy's."""
+    return isinstance(x, bool | np.bool_)
+
+
+def is_integer(x: Any) -> bool:
+    """Return whether `x` is one whole number: Python's, NumPy's, or a size in a trace."""
+    if isinstance(x, bool | np.bool_):
+        return False
+    if isinstance(x, int | np.integer):
+        return True
+    # torch.SymInt, and the dimensions of an exported JAX function.
+    return hasattr(x, "__index__") and not hasattr(x, "dtype")
+
+
+def is_real(x: Any) -> bool:
+    """Return whether `x` is one real number, Python's or NumPy's."""
+    if isinstance(x, bool | np.bool_):
+        return False
+    if isinstance(x, int | float | np.integer | np.floating):
+        return True
+    # torch.SymFloat and torch.SymInt.
+    return type(x).__module__ == "torch" and type(x).__name__ in ("SymFloat", "SymInt")

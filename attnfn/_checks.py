@@ -1,0 +1,721 @@
+"""The questions asked of arguments, and the words for a wrong answer."""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ._backend import (
+    describe_kind,
+    device,
+    has_dtype,
+    is_bool,
+    is_integer,
+    is_real,
+    library_name,
+    namespace,
+)
+from ._typing import Array, Namespace
+
+__all__ = [
+    "agree",
+    "check_array",
+    "check_bias_axes",
+    "check_bias_dtype",
+    "check_bool",
+    "check_broadcast",
+    "check_choice",
+    "check_compute_dtype",
+    "check_divides",
+    "check_dropout",
+    "check_dtype",
+    "check_dtype_exists",
+    "check_engine_exists",
+    "check_equal_sizes",
+    "check_exact_ndim",
+    "check_exact_shape",
+    "check_fits_positions",
+    "check_floating",
+    "check_function",
+    "check_fused_heads",
+    "check_fused_widths",
+    "check_head_dim",
+    "check_head_split",
+    "check_integer",
+    "check_kv_heads",
+    "check_leaf",
+    "check_mask_axes",
+    "check_mask_dtype",
+    "check_modified_scores",
+    "check_multiple",
+    "check_namespace",
+    "check_ndim",
+    "check_one_batch",
+    "check_one_device",
+    "check_one_dtype",
+    "check_one_library",
+    "check_one_shape",
+    "check_options",
+    "check_pair",
+    "check_params",
+    "check_parts",
+    "check_path",
+    "check_qkv_ndim",
+    "check_real",
+    "check_rng",
+    "check_same_names",
+    "check_same_shape",
+    "check_scale",
+    "check_sizes_meet",
+    "check_softcap",
+    "check_unambiguous",
+    "check_window",
+    "dtype_name",
+    "is_absent",
+    "shape_of",
+]
+
+LAYOUTS = {
+    "query": "(..., num_heads, q_len, head_dim)",
+    "key": "(..., num_kv_heads, kv_len, head_dim)",
+    "value": "(..., num_kv_heads, kv_len, value_dim)",
+}
+
+# ------------------------------------------------------------------ what kind of object it is
+
+
+def shape_of(x: Array, /) -> tuple[int, ...]:
+    return tuple(x.shape)
+
+
+def dtype_name(dtype: Any, /) -> str:
+    """Return "float32" for every library's float32."""
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).rpartition(".")[2]
+
+
+def check_array(name: str, x: Any, /) -> None:
+    if namespace(x) is not None:
+        return
+    kind = describe_kind(x)
+    if hasattr(x, "shape") and hasattr(x, "dtype") and not is_real(x):
+        msg = (
+            f"`{name}` is a {kind}, which has no Array API namespace. "
+            f"Convert it to a NumPy, JAX or PyTorch array first."
+        )
+    else:
+        msg = (
+            f"`{name}` must be an array; got {kind}. "
+            f"Make one with `asarray` of NumPy, JAX or PyTorch."
+        )
+    raise TypeError(msg)
+
+
+def check_one_library(**arrays: Array) -> Namespace:
+    """Return the namespace that all the arrays share."""
+    found = {name: namespace(x) for name, x in arrays.items()}
+    kinds = list(found.values())
+    if any(xp is not kinds[0] for xp in kinds) or kinds[0] is None:
+        for name, x in arrays.items():
+            check_array(name, x)
+        what = ", ".join(f"`{name}` is a {describe_kind(x)}" for name, x in arrays.items())
+        msg = f"All arrays must come from one Array API library; {what}."
+        raise TypeError(msg)
+    return kinds[0]
+
+
+def check_one_device(**arrays: Array) -> None:
+    found = {name: device(x) for name, x in arrays.items()}
+    known = [where for where in found.values() if where is not None]
+    if any(where != known[0] for where in known):
+        what = ", ".join(f"`{name}` is on {where}" for name, where in found.items())
+        msg = f"All arrays must be on one device; {what}. Move them there first."
+        raise ValueError(msg)
+
+
+def check_namespace(xp: Any, /, **arrays: Array) -> None:
+    """Check that a namespace asked for is one, and is that of the arrays given."""
+    if not hasattr(xp, "asarray") or not hasattr(xp, "arange"):
+        msg = f"`xp` must be an array namespace, such as numpy or torch; got {xp!r}."
+        raise TypeError(msg)
+    for name, x in arrays.items():
+        own = namespace(x)
+        if own is None or library_name(own) != library_name(xp):
+            msg = (
+                f"`{name}` must be an array of the library in `xp`, {library_name(xp)}; "
+                f"got a {describe_kind(x)}."
+            )
+            raise TypeError(msg)
+
+
+def check_dtype(kind: str, /, *, xp: Namespace, hint: str = "", **arrays: Array) -> None:
+    for name, x in arrays.items():
+        if not xp.isdtype(x.dtype, kind):
+            word = {"integral": "an integer", "bool": "a bool", "numeric": "a numeric"}
+            msg = (
+                f"`{name}` must have {word.get(kind, f'a {kind}')} dtype; "
+                f"got {dtype_name(x.dtype)}.{hint}"
+            )
+            raise TypeError(msg)
+
+
+def check_floating(*, xp: Namespace, **arrays: Array) -> None:
+    check_dtype("real floating", xp=xp, hint=" Cast it to float32 first.", **arrays)
+
+
+def check_one_dtype(**arrays: Array) -> None:
+    dtypes = [x.dtype for x in arrays.values()]
+    if any(dtype != dtypes[0] for dtype in dtypes):
+        first, *_ = arrays
+        odd = [f"`{name}`" for name, x in arrays.items() if x.dtype != dtypes[0]]
+        msg = (
+            f"{_listed(f'`{name}`' for name in arrays)} must share one dtype; "
+            f"got {_listed(dtype_name(dtype) for dtype in dtypes)}. "
+            f"Cast {_listed(odd)} to {dtype_name(dtypes[0])}, or `{first}` to theirs."
+        )
+        raise TypeError(msg)
+
+
+def check_mask_dtype(name: str, x: Array, /, *, xp: Namespace) -> None:
+    hint = " True marks a weight that is kept."
+    if name.startswith("mask"):
+        hint = (
+            " True marks a key that the query may attend to. To add numbers to the scores, "
+            "use `bias`; to make a mask from token ids, use token_padding_mask."
+        )
+    check_dtype("bool", xp=xp, hint=hint, **{name: x})
+
+
+def check_bias_dtype(name: str, x: Array, /, *, xp: Namespace) -> None:
+    if xp.isdtype(x.dtype, "bool"):
+        msg = (
+            f"`{name}` must have a real floating dtype; got bool. "
+            f"To hide keys with True and False, use `mask`."
+        )
+        raise TypeError(msg)
+    check_floating(xp=xp, **{name: x})
+
+
+# ------------------------------------------------------------------------- one plain choice
+
+
+def check_options(function: str, given: Collection[str], known: Collection[str], /) -> None:
+    for name in given:
+        if name not in known:
+            msg = f"{function}() has no option `{name}`; it takes {_listed(sorted(known))}."
+            raise TypeError(msg)
+
+
+def check_choice(name: str, choice: Any, known: Sequence[str], /) -> None:
+    if not isinstance(choice, str) or choice not in known:
+        msg = f"`{name}` must be one of {', '.join(map(repr, known))}; got {choice!r}."
+        raise ValueError(msg)
+
+
+def check_engine_exists(engine: str, existing: Sequence[str], /) -> None:
+    if engine not in existing:
+        msg = (
+            f"`engine` must be one that exists; {engine!r} is not there yet. "
+            f"Use {_listed(map(repr, ('auto', *existing)), word='or')}."
+        )
+        raise NotImplementedError(msg)
+
+
+def check_bool(name: str, x: Any, /) -> None:
+    if not is_bool(x):
+        msg = f"`{name}` must be True or False; got {_shown(x)}."
+        raise TypeError(msg)
+
+
+def check_integer(name: str, x: Any, /, *, least: int | None = None, also: str = "") -> None:
+    if not is_integer(x):
+        msg = f"`{name}` must be an int{also and f' or {also}'}; got {_shown(x)}."
+        raise TypeError(msg)
+    if least is not None and x < least:
+        msg = f"`{name}` must be {least} or more; got {x}."
+        raise ValueError(msg)
+
+
+def check_real(name: str, x: Any, /, *, also: str = "") -> None:
+    if not is_real(x):
+        msg = f"`{name}` must be a number{also and f' or {also}'}; got {_shown(x)}."
+        raise TypeError(msg)
+
+
+def check_pair(name: str, x: Any, /) -> None:
+    if len(x) != 2:
+        msg = (
+            f"`{name}` must be one array of ids, or a pair of them for queries and keys; "
+            f"got {len(x)} of them."
+        )
+        raise ValueError(msg)
+
+
+def check_function(name: str, x: Any, /) -> None:
+    if x is not None and not callable(x):
+        msg = (
+            f"`{name}` must be a function of (scores, q_pos, kv_pos); got {_shown(x)}. "
+            f"To add an array to the scores, use `bias`."
+        )
+        raise TypeError(msg)
+
+
+def check_scale(scale: Any, /) -> None:
+    if namespace(scale) is not None:
+        if scale.ndim != 0:
+            msg = (
+                f"`scale` must be one number; got shape {shape_of(scale)}. "
+                f"For a scale per head, multiply `query` by it."
+            )
+            raise ValueError(msg)
+    elif not is_real(scale):
+        msg = f"`scale` must be a number or a 0-d array; got {_shown(scale)}."
+        raise TypeError(msg)
+    elif isinstance(scale, float) and not math.isfinite(scale):
+        msg = f"`scale` must be finite; got {scale}."
+        raise ValueError(msg)
+
+
+def check_softcap(softcap: Any, /) -> None:
+    if softcap is None:
+        return
+    if not is_real(softcap):
+        msg = (
+            f"`softcap` must be a number; got {_shown(softcap)}. "
+            f"For a cap that is an array, use `score_mod`."
+        )
+        raise TypeError(msg)
+    if not 0 < softcap < math.inf:
+        msg = f"`softcap` must be positive and finite; got {softcap}. None means no cap."
+        raise ValueError(msg)
+
+
+def check_dropout(dropout_mask: Any, dropout_rate: Any, /) -> None:
+    if dropout_mask is None and dropout_rate is None:
+        return
+    if dropout_mask is None:
+        msg = (
+            f"`dropout_rate` needs a `dropout_mask`; got dropout_rate={_shown(dropout_rate)} "
+            f"alone. Draw one that is True with probability 1 - dropout_rate."
+        )
+        raise ValueError(msg)
+    if dropout_rate is None:
+        msg = (
+            "`dropout_mask` needs a `dropout_rate`; got none. "
+            "Pass the rate that the mask was drawn with; 0.0 means no rescaling."
+        )
+        raise ValueError(msg)
+    if not is_real(dropout_rate):
+        msg = f"`dropout_rate` must be a number; got {_shown(dropout_rate)}."
+        raise TypeError(msg)
+    if not 0 <= dropout_rate < 1:
+        msg = f"`dropout_rate` must be in [0, 1); got {dropout_rate}."
+        raise ValueError(msg)
+
+
+def check_window(window_size: Any, /, *, is_needed: bool = False) -> None:
+    if window_size is None and not is_needed:
+        return
+    if is_integer(window_size):
+        n = window_size
+        msg = (
+            f"`window_size` must be a pair (left, right); got {n}. Libraries read one number "
+            f"in four ways: ({n}, {n}) looks both ways, ({n}, 0) back over {n} keys and "
+            f"itself, ({n - 1}, 0) back over {n} keys in all."
+        )
+        raise TypeError(msg)
+    if not isinstance(window_size, tuple | list) or len(window_size) != 2:
+        msg = f"`window_size` must be a pair (left, right); got {_shown(window_size)}."
+        raise TypeError(msg)
+    for bound in window_size:
+        if bound is not None and not is_integer(bound):
+            msg = (
+                f"`window_size` must hold two ints, or None for no bound; "
+                f"got {_shown(window_size)}."
+            )
+            raise TypeError(msg)
+        if bound is not None and bound < 0:
+            msg = (
+                f"`window_size` must hold bounds of 0 or more; got {tuple(window_size)}. "
+                f"(left, right) means q_pos - left <= kv_pos <= q_pos + right; "
+                f"None, not -1, is no bound."
+            )
+            raise ValueError(msg)
+
+
+def check_unambiguous(options: dict[str, bool], q_len: int, kv_len: int, /) -> None:
+    """Refuse to guess where the queries stand among the keys."""
+    used = [name for name, is_used in options.items() if is_used]
+    if used and not agree(q_len, kv_len):
+        msg = (
+            f"`{used[0]}` needs `q_offset` when q_len and kv_len differ; "
+            f"got q_len={q_len}, kv_len={kv_len}. q_offset={kv_len - q_len} puts the queries "
+            f"last, as in decoding from a cache; q_offset=0 puts them first, "
+            f"as torch and JAX do."
+        )
+        raise ValueError(msg)
+
+
+def check_fits_positions(q_offset: int, dtype: Any, /, *, xp: Namespace) -> None:
+    """Python's integers have no end; a library's positions have."""
+    limit = int(xp.iinfo(dtype).max) // 2
+    if abs(q_offset) > limit:
+        msg = (
+            f"`q_offset` must fit into {dtype_name(dtype)} positions, so be at most {limit}; "
+            f"got {q_offset}."
+        )
+        raise ValueError(msg)
+
+
+def check_compute_dtype(dtype: Any, /, *, xp: Namespace) -> None:
+    """Check that `dtype` is one of the library's, and one that its arrays can have."""
+    try:
+        is_floating = xp.isdtype(dtype, "real floating")
+    except (TypeError, ValueError, AttributeError):
+        is_floating = False
+    if not is_floating:
+        msg = (
+            f"`compute_dtype` must be a real floating dtype of {library_name(xp)}; "
+            f"got {dtype!r}."
+        )
+        raise TypeError(msg)
+    check_dtype_exists("compute_dtype", dtype, xp=xp)
+
+
+def check_dtype_exists(name: str, dtype: Any, /, *, xp: Namespace) -> None:
+    if not has_dtype(dtype, xp):
+        msg = (
+            f"`{name}` must be a dtype that is switched on; got {dtype_name(dtype)}. "
+            f"JAX has it after jax.config.update('jax_enable_x64', True)."
+        )
+        raise TypeError(msg)
+
+
+# ------------------------------------------------------------------------- sizes and shapes
+
+
+def check_qkv_ndim(**arrays: Array) -> None:
+    for name, x in arrays.items():
+        check_ndim(name, x, 2, LAYOUTS[name])
+
+
+def check_ndim(name: str, x: Array, least: int, layout: str, /) -> None:
+    if x.ndim < least:
+        msg = (
+            f"`{name}` must have shape {layout}, with {least} or more axes; "
+            f"got shape {shape_of(x)}."
+        )
+        raise ValueError(msg)
+
+
+def check_exact_ndim(name: str, x: Array, ndim: int, layout: str, /) -> None:
+    if x.ndim != ndim:
+        msg = f"`{name}` must have shape {layout}; got shape {shape_of(x)}."
+        raise ValueError(msg)
+
+
+def check_equal_sizes(size: str, axis: int, /, **arrays: Array) -> None:
+    """Check that one axis has the same size in all arrays."""
+    sizes = [x.shape[axis] for x in arrays.values()]
+    if not all(agree(n, sizes[0]) for n in sizes):
+        msg = (
+            f"{_listed(f'`{name}`' for name in arrays)} must have the same {size} "
+            f"(axis {axis}): {_listed(map(str, sizes))}; "
+            f"got shapes {_listed(str(shape_of(x)) for x in arrays.values())}."
+        )
+        raise ValueError(msg)
+
+
+def check_sizes_meet(size: str, /, **ends: tuple[Array, int]) -> None:
+    """Check that axes which are summed over together have the same size."""
+    sizes = [x.shape[axis] for x, axis in ends.values()]
+    if not agree(*sizes):
+        where = _listed(f"axis {axis} of `{name}`" for name, (_, axis) in ends.items())
+        msg = (
+            f"{size} must be the same in {where}: {_listed(map(str, sizes))}; "
+            f"got shapes {_listed(str(shape_of(x)) for x, _ in ends.values())}."
+        )
+        raise ValueError(msg)
+
+
+def check_divides(num_heads: int, model_dim: int, shape: tuple[int, ...], /) -> None:
+    if model_dim % num_heads:
+        msg = (
+            f"`num_heads` must divide model_dim, the last axis of `x`; "
+            f"got num_heads={num_heads} for shape {shape}."
+        )
+        raise ValueError(msg)
+
+
+def check_multiple(num_heads: int, num_kv_heads: int, /) -> None:
+    if num_heads != num_kv_heads and (num_kv_heads == 0 or num_heads % num_kv_heads):
+        msg = (
+            f"num_heads must be a multiple of num_kv_heads, so that each key/value head "
+            f"serves the same number of query heads; got {num_heads} and {num_kv_heads}. "
+            f"Heads are axis -3: (..., num_heads, length, dim)."
+        )
+        raise ValueError(msg)
+
+
+def check_kv_heads(**arrays: Array) -> None:
+    """Check the heads of key and value: the same number, or one side has one."""
+    heads = [x.shape[-3] for name, x in arrays.items() if name != "query" and x.ndim > 2]
+    if len(heads) == 2 and 1 not in heads:
+        key, value = arrays["key"], arrays["value"]
+        check_equal_sizes("num_kv_heads", -3, key=key, value=value)
+
+
+def check_head_dim(head_dim: int, /) -> None:
+    if head_dim == 0:
+        msg = (
+            "`scale` must be given where head_dim is 0, since 1 / sqrt(0) is no number; "
+            "got none."
+        )
+        raise ValueError(msg)
+
+
+def check_broadcast(axes: str, /, **shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that the given ones broadcast to."""
+    out: list[int] = []
+    for i in range(1, 1 + max(map(len, shapes.values()))):
+        sizes = [shape[-i] for shape in shapes.values() if len(shape) >= i]
+        wide = [n for n in sizes if n != 1]
+        if any(not agree(n, wide[0]) for n in wide):
+            msg = (
+                f"{axes} of {_listed(f'`{name}`' for name in shapes)} must broadcast; "
+                f"got {_listed(map(str, shapes.values()))}."
+            )
+            raise ValueError(msg)
+        out.insert(0, wide[0] if wide else 1)
+    return tuple(out)
+
+
+def check_mask_axes(name: str, x: Array, shape: tuple[int, ...], /) -> None:
+    """Check the axes of a mask against the scores': (kv_len,), (q_len, kv_len) or all."""
+    own = shape_of(x)
+    # A query or key with one axis has been refused, so the scores have two axes or more.
+    if len(own) not in (1, 2, len(shape)):
+        msg = (
+            f"`{name}` must have shape (kv_len,), (q_len, kv_len), or one axis for each of the "
+            f"scores {shape}; got shape {own}. Write {name}[:, None, None, :] for "
+            f"(batch, kv_len), {name}[:, None] for (batch, q_len, kv_len)."
+        )
+        raise ValueError(msg)
+    _check_fits(name, own, shape)
+
+
+def check_bias_axes(name: str, x: Array, shape: tuple[int, ...], /) -> None:
+    """Check the axes of a bias: a mask's, and (num_heads, q_len, kv_len)."""
+    own = shape_of(x)
+    if len(own) not in (1, 2, 3, len(shape)) or len(own) > len(shape):
+        msg = (
+            f"`{name}` must have shape (kv_len,), (q_len, kv_len), (num_heads, q_len, kv_len), "
+            f"or one axis for each of the scores {shape}; got shape {own}. Write "
+            f"{name}[:, None, None, :] for (batch, kv_len), {name}[:, None] for "
+            f"(batch, q_len, kv_len)."
+        )
+        raise ValueError(msg)
+    _check_fits(name, own, shape)
+
+
+def _check_fits(name: str, own: tuple[int, ...], shape: tuple[int, ...], /) -> None:
+    """Check that each axis is the scores' or 1; the result is never made larger."""
+    for n, wanted in zip(reversed(own), reversed(shape), strict=False):
+        if n != 1 and not agree(n, wanted):
+            msg = (
+                f"`{name}` must broadcast to the scores (..., num_heads, q_len, kv_len) = "
+                f"{shape} without enlarging them; got shape {own}."
+            )
+            raise ValueError(msg)
+
+
+def check_exact_shape(
+    name: str, x: Array, shapes: Sequence[tuple[int, ...]], layout: str, /
+) -> None:
+    """Check that a shape is one of a few, nothing broadcast."""
+    own = shape_of(x)
+    if not any(len(own) == len(shape) and all(map(agree, own, shape)) for shape in shapes):
+        wanted = _listed((str(shape) for shape in dict.fromkeys(shapes)), word="or")
+        msg = f"`{name}` must have shape {layout}, here {wanted}; got shape {own}."
+        raise ValueError(msg)
+
+
+def check_one_shape(**arrays: Array) -> None:
+    shapes = [shape_of(x) for x in arrays.values()]
+    if any(len(own) != len(shapes[0]) or not all(map(agree, own, shapes[0])) for own in shapes):
+        msg = (
+            f"{_listed(f'`{name}`' for name in arrays)} must have one shape; "
+            f"got {_listed(map(str, shapes))}."
+        )
+        raise ValueError(msg)
+
+
+def check_one_batch(**arrays: Array) -> None:
+    """Check that all axes but the last are the same."""
+    batches = [shape_of(x)[:-1] for x in arrays.values()]
+    if any(len(b) != len(batches[0]) or not all(map(agree, b, batches[0])) for b in batches):
+        msg = (
+            f"{_listed(f'`{name}`' for name in arrays)} must have the same axes before the "
+            f"last; got shapes {_listed(str(shape_of(x)) for x in arrays.values())}."
+        )
+        raise ValueError(msg)
+
+
+def check_params(params: Any, /, *, needs_value: bool) -> None:
+    """Check that the weights of query, key, value and output are there, and once."""
+    apart = ("w_q", "w_k", "w_v") if needs_value else ("w_q", "w_k")
+    if not hasattr(params, "w_qkv"):
+        msg = f"`params` must be MultiHeadAttentionParams; got {describe_kind(params)}."
+        raise TypeError(msg)
+    is_fused = not is_absent(params.w_qkv)
+    missing = [] if is_fused else [name for name in apart if is_absent(getattr(params, name))]
+    if is_absent(params.w_o) and (needs_value or is_fused):
+        missing.append("w_o")
+    if missing:
+        msg = (
+            f"`params` must hold w_q, w_k and w_v, or w_qkv, and w_o; "
+            f"missing: {_listed(missing)}."
+        )
+        raise ValueError(msg)
+    names = ("w_q", "w_k", "w_v", "b_q", "b_k", "b_v") if is_fused else ("b_qkv",)
+    surplus = [name for name in names if not is_absent(getattr(params, name))]
+    if surplus:
+        msg = (
+            f"`params` must hold either a fused w_qkv and b_qkv or w_q, w_k, w_v and their "
+            f"biases, not both; got {_listed(surplus)} beside "
+            f"{'w_qkv' if is_fused else 'w_q'}."
+        )
+        raise ValueError(msg)
+
+
+def check_fused_heads(num_heads: int, total: int, /) -> None:
+    if total <= num_heads or (total - num_heads) % 2:
+        msg = (
+            f"`params.w_qkv` must have num_heads + 2 * num_kv_heads heads (axis 1); "
+            f"got {total} where `params.w_o` has num_heads={num_heads} (axis 0)."
+        )
+        raise ValueError(msg)
+
+
+def check_fused_widths(
+    model_dim: int, kv_model_dim: int, v_model_dim: int, head_dim: int, value_dim: int, /
+) -> None:
+    if not (model_dim == kv_model_dim == v_model_dim and head_dim == value_dim):
+        msg = (
+            f"`is_fused` needs one model_dim, and value_dim equal to head_dim; got "
+            f"model_dim={model_dim}, kv_model_dim={kv_model_dim}, v_model_dim={v_model_dim}, "
+            f"head_dim={head_dim}, value_dim={value_dim}. Use is_fused=False."
+        )
+        raise ValueError(msg)
+
+
+def check_head_split(model_dim: int, num_heads: int, /) -> None:
+    if model_dim % num_heads:
+        msg = (
+            f"`num_heads` must divide `model_dim` unless `head_dim` is given; "
+            f"got num_heads={num_heads} and model_dim={model_dim}."
+        )
+        raise ValueError(msg)
+
+
+def check_rng(rng: Any, kind: type, /) -> None:
+    if not isinstance(rng, kind):
+        msg = (
+            f"`rng` must be a numpy.random.Generator; got {_shown(rng)}. "
+            f"Make one with numpy.random.default_rng(seed)."
+        )
+        raise TypeError(msg)
+
+
+def check_leaf(name: str, x: Any, /) -> None:
+    """Check that a leaf is an array, or has a shape and a dtype in place of one."""
+    if x is None:
+        msg = f"`{name}` must be an array; got None. An absent parameter is written ()."
+        raise TypeError(msg)
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        check_array(name, x)
+
+
+def check_path(name: str, /) -> None:
+    if "." in name:
+        msg = f"A name in `params` must not hold a dot, which parts the names; got {name!r}."
+        raise ValueError(msg)
+
+
+def check_same_names(wanted: Collection[str], given: Collection[str], /) -> None:
+    missing = [repr(name) for name in wanted if name not in given]
+    surplus = [repr(name) for name in given if name not in wanted]
+    if missing or surplus:
+        found = [
+            f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {what}"
+            for names, what in ((missing, "missing"), (surplus, "left over"))
+            if names
+        ]
+        msg = f"`flat` must hold the names of `like`; {_listed(found)}."
+        raise ValueError(msg)
+
+
+def check_same_shape(name: str, x: Any, like: Any, /) -> None:
+    if shape_of(x) != shape_of(like):
+        msg = (
+            f"`{name}` must have the shape that it has in `like`, {shape_of(like)}; "
+            f"got shape {shape_of(x)}."
+        )
+        raise ValueError(msg)
+
+
+def is_absent(x: Any, /) -> bool:
+    """Return whether a parameter is the empty tuple, which stands for none."""
+    return isinstance(x, tuple) and not x
+
+
+def check_parts(outs: Any, lses: Any, /) -> None:
+    """Check that two lists of parts go together."""
+    are_lists = [isinstance(x, list | tuple) for x in (outs, lses)]
+    if not any(are_lists):
+        return
+    if not all(are_lists):
+        msg = (
+            f"`outs` and `lses` must both be lists of parts, or both arrays with the parts "
+            f"along axis 0; got {describe_kind(outs)} and {describe_kind(lses)}."
+        )
+        raise TypeError(msg)
+    if len(outs) != len(lses):
+        msg = f"`outs` and `lses` must be equally many; got {len(outs)} and {len(lses)}."
+        raise ValueError(msg)
+    if len(outs) == 0:
+        msg = (
+            "`outs` must hold one part or more, since nothing else tells the shape; got none. "
+            "Nothing at all is the part (0, -inf)."
+        )
+        raise ValueError(msg)
+
+
+def check_modified_scores(x: Any, scores: Array, /, *, xp: Namespace) -> None:
+    """Check what `score_mod` returned."""
+    check_one_library(scores=scores, **{"score_mod(scores, q_pos, kv_pos)": x})
+    check_floating(xp=xp, **{"score_mod(scores, q_pos, kv_pos)": x})
+    if len(x.shape) != len(scores.shape) or not all(map(agree, x.shape, scores.shape)):
+        msg = (
+            f"`score_mod` must return scores of the shape it was given, "
+            f"{shape_of(scores)}; got shape {shape_of(x)}."
+        )
+        raise ValueError(msg)
+
+
+def agree(n: Any, m: Any, /) -> bool:
+    """Return whether two sizes are equal, or one of them is not known before it is computed."""
+    # Dask writes an unknown size as NaN, ndonnx as None.
+    return bool(n == m) or n is None or m is None or n != n or m != m
+
+
+def _listed(words: Any, /, *, word: str = "and") -> str:
+    *most, last = [str(w) for w in words]
+    return f"{', '.join(most)} {word} {last}" if most else last
+
+
+def _shown(x: Any, /) -> str:
+    """Show a value that may be an array, short enough for one sentence."""
+    if namespace(x) is not None:
+        return f"a {describe_kind(x)} of shape {shape_of(x)}"
+    text = repr(x)
+    return text if len(text) <= 60 else describe_kind(x)

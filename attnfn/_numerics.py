@@ -1,0 +1,56 @@
+"""The steps in which a careless order would lose digits or make NaN."""
+
+import math
+from typing import Any
+
+from ._backend import constant, known_finite
+from ._typing import Array, Namespace
+
+__all__ = ["cast", "nonfinite_vectors", "softmax", "without"]
+
+
+def cast(x: Array, dtype: Any, /, *, xp: Namespace) -> Array:
+    """Return `x` in `dtype`, itself if that is what it has."""
+    return x if x.dtype == dtype else xp.astype(x, dtype)
+
+
+def nonfinite_vectors(x: Array, /, *, xp: Namespace) -> Array | None:
+    """Return which vectors (axis -1) hold a NaN or an inf; None if it is known: none."""
+    return None if known_finite(x) else ~xp.all(xp.isfinite(x), axis=-1)
+
+
+def without(x: Array, bad: Array | None, /, *, xp: Namespace) -> Array:
+    """Zero the bad vectors of `x`, so that nothing comes through them in either direction.
+
+    0 * NaN is NaN: what is hidden must not enter a product, whatever its weight.
+    """
+    return x if bad is None else xp.where(bad[..., None], 0.0, x)
+
+
+def softmax(
+    scores: Array, sinks: Array | None, /, *, xp: Namespace
+) -> tuple[Array, Array, Array]:
+    """
+    Return the weights of each row of scores, its lse, and whether it is empty.
+
+    A row in which every score is -inf is empty: its weights are zeros, sink or no sink.
+    """
+    if scores.shape[-1] > 0:
+        peak = constant(xp.max(scores, axis=-1, keepdims=True))
+    else:
+        peak = xp.sum(scores, axis=-1, keepdims=True) - math.inf
+    empty = peak == -math.inf
+    if sinks is not None:
+        peak = xp.maximum(peak, constant(sinks))
+    # A row of -inf has peak -inf, and -inf - -inf is NaN.
+    peak = xp.where(peak == -math.inf, 0.0, peak)
+
+    exp = xp.exp(scores - peak)
+    total = xp.sum(exp, axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + xp.exp(sinks - peak)
+    # Whatever is not empty holds exp(peak - peak), so only nothing at all adds up to 0.
+    nothing = total == 0
+    total = xp.where(nothing, 1.0, total)
+    lse = xp.where(nothing, -math.inf, xp.log(total) + peak)
+    return exp / total, lse, empty

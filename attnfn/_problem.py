@@ -1,0 +1,319 @@
+"""From the caller's arguments to one description that every engine reads."""
+
+import math
+from typing import Any, NamedTuple
+
+from ._backend import device, namespace, scalar
+from ._checks import (
+    check_bias_axes,
+    check_bias_dtype,
+    check_bool,
+    check_broadcast,
+    check_compute_dtype,
+    check_dropout,
+    check_dtype,
+    check_equal_sizes,
+    check_exact_shape,
+    check_floating,
+    check_function,
+    check_head_dim,
+    check_integer,
+    check_kv_heads,
+    check_mask_axes,
+    check_mask_dtype,
+    check_multiple,
+    check_one_device,
+    check_one_dtype,
+    check_one_library,
+    check_pair,
+    check_qkv_ndim,
+    check_real,
+    check_scale,
+    check_softcap,
+    check_unambiguous,
+    check_window,
+)
+from ._numerics import cast
+from ._typing import Array, Namespace, PositionFunction, ScoreFunction
+
+__all__ = ["AttentionProblem", "describe", "fit_term"]
+
+
+class AttentionProblem(NamedTuple):
+    """One attention call with every choice made and every shape settled.
+
+    Arrays keep the axes they came with, so that nothing is copied; they broadcast, from the
+    right, to the axes named here.
+    """
+
+    xp: Namespace
+    q: Array  # (*batch, num_heads, q_len, head_dim), in the caller's dtype
+    k: Array  # (*batch, num_kv_heads, kv_len, head_dim)
+    v: Array  # (*batch, num_kv_heads, kv_len, value_dim), None where only weights are asked
+    shape: tuple[int, ...]  # of the scores: (*batch, num_heads, q_len, kv_len)
+    num_kv_heads: int
+    group: int  # query heads for each key/value head
+    dtype: Any  # in which everything is computed
+    scale: float | Array
+    score_mod: ScoreFunction | None
+    softcap: float | None
+    bias: Array | PositionFunction | None
+    mask: Array | PositionFunction | None
+    window: tuple[int | None, int | None]  # -left <= kv_pos - q_pos <= right, causal included
+    segments: tuple[Array, Array] | None  # (*batch, 1, q_len, 1) and (*batch, 1, 1, kv_len)
+    q_offset: int | Array  # (*batch, 1, 1, 1) if it is an array with axes
+    sinks: Array | None  # (*batch, num_heads, 1, 1)
+    dropout_mask: Array | PositionFunction | None
+    keep_rate: float
+
+    @property
+    def uses_positions(self) -> bool:
+        """Whether a score depends on where its query and its key stand."""
+        functions = (self.mask, self.bias, self.score_mod)
+        return self.window != (None, None) or any(callable(f) for f in functions)
+
+
+def describe(
+    query: Array,
+    key: Array,
+    value: Array | None,
+    /,
+    *,
+    mask: Array | PositionFunction | None = None,
+    bias: Array | PositionFunction | None = None,
+    is_causal: bool = False,
+    window_size: tuple[int | None, int | None] | None = None,
+    q_offset: int | Array | None = None,
+    segment_ids: Array | tuple[Array, Array] | None = None,
+    scale: float | Array | None = None,
+    softcap: float | None = None,
+    score_mod: ScoreFunction | None = None,
+    sinks: float | Array | None = None,
+    dropout_mask: Array | PositionFunction | None = None,
+    dropout_rate: float | None = None,
+    compute_dtype: Any = None,
+) -> AttentionProblem:
+    """Validate the arguments of one call and normalise them."""
+    arrays = {"query": query, "key": key} | ({} if value is None else {"value": value})
+    segments = _segment_pair(segment_ids)
+    xp = _library(
+        arrays,
+        either={"mask": mask, "bias": bias, "dropout_mask": dropout_mask},
+        numbers={"q_offset": q_offset, "scale": scale, "sinks": sinks},
+        segments=segments,
+    )
+    shape, num_kv_heads, group = _shapes(arrays, xp=xp)
+    dtype = _compute_dtype(query.dtype, compute_dtype, xp=xp)
+
+    check_bool("is_causal", is_causal)
+    check_window(window_size)
+    check_softcap(softcap)
+    check_function("score_mod", score_mod)
+    check_dropout(dropout_mask, dropout_rate)
+    if q_offset is None:
+        by_position = {
+            "is_causal": is_causal,
+            "window_size": window_size is not None,
+            "mask": callable(mask),
+            "bias": callable(bias),
+            "score_mod": callable(score_mod),
+            "dropout_mask": callable(dropout_mask),
+        }
+        check_unambiguous(by_position, *shape[-2:])
+
+    return AttentionProblem(
+        xp=xp,
+        q=query,
+        k=key,
+        v=value,
+        shape=shape,
+        num_kv_heads=num_kv_heads,
+        group=group,
+        dtype=dtype,
+        scale=_scale(scale, query.shape[-1], dtype, xp=xp),
+        score_mod=score_mod,
+        softcap=None if softcap is None else float(softcap),
+        bias=_term("bias", bias, shape, dtype, xp=xp),
+        mask=_term("mask", mask, shape, dtype, xp=xp),
+        window=_window(window_size, bool(is_causal)),
+        segments=_segments(segments, shape, xp=xp),
+        q_offset=_offset(q_offset, shape[:-3], xp=xp),
+        sinks=_sinks(sinks, shape, dtype, xp=xp, where=device(query)),
+        dropout_mask=_term("dropout_mask", dropout_mask, shape, dtype, xp=xp),
+        keep_rate=1.0 if dropout_rate is None else 1.0 - float(dropout_rate),
+    )
+
+
+def fit_term(
+    name: str,
+    x: Array,
+    shape: tuple[int, ...],
+    dtype: Any,
+    /,
+    *,
+    xp: Namespace,
+    called: str = "",
+) -> Array:
+    """Check a mask, bias or dropout mask against the scores' shape, and cast a bias."""
+    called = called or name
+    x = _without_surplus(x, len(shape), xp=xp)
+    if name == "bias":
+        check_bias_dtype(called, x, xp=xp)
+        check_bias_axes(called, x, shape)
+        return cast(x, dtype, xp=xp)
+    check_mask_dtype(called, x, xp=xp)
+    check_mask_axes(called, x, shape)
+    return x
+
+
+def _term(
+    name: str, x: Any, shape: tuple[int, ...], dtype: Any, /, *, xp: Namespace
+) -> Array | PositionFunction | None:
+    """Normalise what may be an array, a function to be asked later, or absent."""
+    return x if x is None or callable(x) else fit_term(name, x, shape, dtype, xp=xp)
+
+
+def _library(
+    arrays: dict[str, Array],
+    *,
+    either: dict[str, Any],
+    numbers: dict[str, Any],
+    segments: dict[str, Array],
+) -> Namespace:
+    """Find the one library, and device, of every array among the arguments."""
+    arrays = (
+        arrays
+        | {name: x for name, x in either.items() if x is not None and not callable(x)}
+        | {name: x for name, x in numbers.items() if namespace(x) is not None}
+        | segments
+    )
+    xp = check_one_library(**arrays)
+    check_one_device(**arrays)
+    return xp
+
+
+def _shapes(arrays: dict[str, Array], /, *, xp: Namespace) -> tuple[tuple[int, ...], int, int]:
+    """Return the shape of the scores, the number of key/value heads, and the group."""
+    check_qkv_ndim(**arrays)
+    check_floating(xp=xp, **arrays)
+    check_one_dtype(**arrays)
+    query, key = arrays["query"], arrays["key"]
+    check_equal_sizes("head_dim", -1, query=query, key=key)
+    if "value" in arrays:
+        check_equal_sizes("kv_len", -2, key=key, value=arrays["value"])
+    batch = check_broadcast(
+        "batch axes", **{name: tuple(x.shape[:-3]) for name, x in arrays.items()}
+    )
+
+    heads = {name: x.shape[-3] if x.ndim > 2 else 1 for name, x in arrays.items()}
+    num_heads = heads.pop("query")
+    check_kv_heads(**arrays)
+    num_kv_heads = next((n for n in heads.values() if n != 1), 1)
+    if num_heads == 1:
+        num_heads = num_kv_heads
+    check_multiple(num_heads, num_kv_heads)
+    group = 1 if num_heads == num_kv_heads else num_heads // num_kv_heads
+    has_heads = any(x.ndim > 2 for x in arrays.values())
+    axes = (num_heads,) if has_heads else ()
+    return (*batch, *axes, query.shape[-2], key.shape[-2]), num_kv_heads, group
+
+
+def _compute_dtype(dtype: Any, asked: Any, /, *, xp: Namespace) -> Any:
+    if asked is not None:
+        check_compute_dtype(asked, xp=xp)
+        return asked
+    if dtype in (xp.float32, xp.float64):
+        return dtype
+    return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
+
+
+def _scale(scale: Any, head_dim: int, dtype: Any, /, *, xp: Namespace) -> float | Array:
+    if scale is None:
+        check_head_dim(head_dim)
+        return 1 / math.sqrt(head_dim)
+    check_scale(scale)
+    # NumPy's float64 scalars would widen a float32 query; Python's do not.
+    return float(scale) if namespace(scale) is None else cast(scale, dtype, xp=xp)
+
+
+def _window(
+    window_size: tuple[int | None, int | None] | None, is_causal: bool, /
+) -> tuple[int | None, int | None]:
+    """Return both bounds on ``kv_pos - q_pos``; causal is a right bound of 0."""
+    left, right = window_size or (None, None)
+    return _plain(left), 0 if is_causal else _plain(right)
+
+
+def _offset(q_offset: Any, batch: tuple[int, ...], /, *, xp: Namespace) -> int | Array:
+    if q_offset is None:
+        return 0
+    if namespace(q_offset) is None:
+        check_integer("q_offset", q_offset, also="an integer array")
+        return _plain(q_offset)
+    check_dtype("integral", xp=xp, q_offset=q_offset)
+    x = _without_surplus(q_offset, len(batch), xp=xp)
+    check_exact_shape("q_offset", x, [(), batch], "() or (*batch,)")
+    return x[..., None, None, None] if x.ndim else x
+
+
+def _segment_pair(segment_ids: Any, /) -> dict[str, Array]:
+    """Return the ids of queries and keys, under the names that an error gives them."""
+    if segment_ids is None:
+        return {}
+    if isinstance(segment_ids, tuple | list):
+        check_pair("segment_ids", segment_ids)
+        return {"segment_ids[0]": segment_ids[0], "segment_ids[1]": segment_ids[1]}
+    return {"segment_ids": segment_ids}
+
+
+def _segments(
+    given: dict[str, Array], shape: tuple[int, ...], /, *, xp: Namespace
+) -> tuple[Array, Array] | None:
+    if not given:
+        return None
+    names = list(given) * (3 - len(given))
+    q, kv = (
+        _segment_ids(name, given[name], length, shape[:-3], xp=xp)
+        for name, length in zip(names, shape[-2:], strict=True)
+    )
+    return q[..., :, None], kv[..., None, :]
+
+
+def _segment_ids(
+    name: str, x: Array, length: int, batch: tuple[int, ...], /, *, xp: Namespace
+) -> Array:
+    """Check one side's ids; those with a batch get an axis for the heads."""
+    check_dtype("integral", xp=xp, **{name: x})
+    x = _without_surplus(x, len(batch) + 1, xp=xp)
+    check_exact_shape(name, x, [(length,), (*batch, length)], "(length,) or (*batch, length)")
+    return x if x.ndim == 1 else x[..., None, :]
+
+
+def _sinks(
+    sinks: Any, shape: tuple[int, ...], dtype: Any, /, *, xp: Namespace, where: Any
+) -> Array | None:
+    if sinks is None:
+        return None
+    if namespace(sinks) is None:
+        check_real("sinks", sinks, also="an array")
+        return scalar(float(sinks), dtype, xp, where)
+    check_floating(xp=xp, sinks=sinks)
+    heads = shape[:-2]
+    x = _without_surplus(sinks, len(heads), xp=xp)
+    layout = "(), (num_heads,) or (*batch, num_heads)"
+    check_exact_shape("sinks", x, [(), heads[-1:], heads], layout)
+    x = cast(x, dtype, xp=xp)
+    return x[..., None, None] if x.ndim else x
+
+
+def _without_surplus(x: Array, ndim: int, /, *, xp: Namespace) -> Array:
+    """Drop leading axes of size 1 beyond the number of axes that can mean something."""
+    shape = tuple(x.shape)
+    while len(shape) > ndim and shape[0] == 1:
+        shape = shape[1:]
+    return x if len(shape) == x.ndim else xp.reshape(x, shape)
+
+
+def _plain(n: Any, /) -> Any:
+    """Turn NumPy's integers into Python's, which have no width to force on a result."""
+    return n.item() if hasattr(n, "item") else n

@@ -1,0 +1,201 @@
+"""What a score is: the order of operations, for any rows and columns.
+
+Every engine calls `score`; none has an opinion of its own on masks, caps or biases.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from ._backend import arange, device, namespace
+from ._checks import check_fits_positions, check_modified_scores, check_one_library
+from ._numerics import cast, nonfinite_vectors, without
+from ._problem import AttentionProblem, fit_term
+from ._typing import Array, Namespace
+
+__all__ = [
+    "Scores",
+    "by_query_head",
+    "fold",
+    "kept",
+    "positions",
+    "score",
+    "sees",
+    "unfold",
+    "with_nan",
+    "within_window",
+]
+
+
+class Scores(NamedTuple):
+    """The final logits of some rows and columns, and what a softmax must know of them.
+
+    The bad queries and keys, which hold a NaN or an inf, were taken for zeros.
+    """
+
+    values: Array  # (*batch, num_heads, q_len, kv_len), -inf where hidden
+    allowed: Array | None  # bool, broadcasts to `values`; None: every query sees every key
+    bad_queries: Array | None  # bool, broadcasts to (..., q_len, 1); None: there are none
+    bad_keys: Array | None  # bool, broadcasts to (..., 1, kv_len)
+
+
+def score(problem: AttentionProblem) -> Scores:
+    """Compute the scores: scale, score_mod, softcap, bias, mask, each on what came before."""
+    xp = problem.xp
+    at = _positions(problem) if problem.uses_positions else ()
+    allowed = _allowed(problem, at)
+    q, k = (cast(x, problem.dtype, xp=xp) for x in (problem.q, problem.k))
+    bad_q, bad_k = nonfinite_vectors(q, xp=xp), nonfinite_vectors(k, xp=xp)
+    q, k = without(q, bad_q, xp=xp) * problem.scale, without(k, bad_k, xp=xp)
+    s = unfold(problem, fold(problem, q) @ xp.matrix_transpose(k))
+
+    if problem.score_mod is not None:
+        s = _modified(problem, s, at)
+    if problem.softcap is not None:
+        s = _capped(s, problem.softcap, keep_inf=problem.score_mod is not None, xp=xp)
+    if problem.bias is not None:
+        s = s + _term(problem, "bias", at)
+    if allowed is not None:
+        s = xp.where(allowed, s, -math.inf)
+    return Scores(
+        values=s,
+        allowed=allowed,
+        bad_queries=None if bad_q is None else bad_q[..., None],
+        bad_keys=None if bad_k is None else by_query_head(problem, bad_k),
+    )
+
+
+def sees(scores: Scores, bad_keys: Array | None, /, *, xp: Namespace) -> Array | bool:
+    """Return which rows may attend to a bad key: (..., q_len, 1), or False for none."""
+    if bad_keys is None:
+        return False
+    seen = bad_keys if scores.allowed is None else scores.allowed & bad_keys
+    return xp.any(seen, axis=-1, keepdims=True)
+
+
+def with_nan(scores: Scores, /, *, xp: Namespace) -> Array:
+    """Return the scores with NaN at what is not finite and may be seen."""
+    values, allowed, *bad = scores
+    for where in bad:
+        if where is not None:
+            values = xp.where(where if allowed is None else where & allowed, math.nan, values)
+    return values
+
+
+def kept(problem: AttentionProblem) -> Array:
+    """Return the dropout mask of a problem: True where a weight is kept."""
+    return _term(problem, "dropout_mask", _positions(problem))
+
+
+def fold(problem: AttentionProblem, x: Array, /) -> Array:
+    """Line up the rows of the query heads that share a key/value head.
+
+    One product then serves the whole group, and no key is repeated.
+    """
+    if problem.group == 1:
+        return x
+    *batch, _, q_len, dim = x.shape
+    return problem.xp.reshape(x, (*batch, problem.num_kv_heads, problem.group * q_len, dim))
+
+
+def unfold(problem: AttentionProblem, x: Array, /) -> Array:
+    """Undo `fold`."""
+    if problem.group == 1:
+        return x
+    *batch, num_kv_heads, _, dim = x.shape
+    shape = (*batch, num_kv_heads * problem.group, problem.shape[-2], dim)
+    return problem.xp.reshape(x, shape)
+
+
+def by_query_head(problem: AttentionProblem, x: Array, /) -> Array:
+    """Spread (..., num_kv_heads, kv_len) over the query heads: (..., num_heads, 1, kv_len)."""
+    x = x[..., None, :]
+    if problem.group == 1 or x.ndim < 3 or x.shape[-3] == 1:
+        return x
+    *batch, num_kv_heads, _, kv_len = x.shape
+    x = problem.xp.broadcast_to(x, (*batch, num_kv_heads, problem.group, kv_len))
+    return problem.xp.reshape(x, (*batch, num_kv_heads * problem.group, 1, kv_len))
+
+
+def positions(
+    q_len: int, kv_len: int, q_offset: Any, /, *, xp: Namespace, where: Any
+) -> tuple[Array, Array]:
+    """Return where each query and each key stands: (q_len, 1) or with batch, and (1, kv_len).
+
+    `q_offset` is an integer, or an array that broadcasts against (..., q_len, 1).
+    """
+    q_pos = arange(q_len, xp, where)[:, None]
+    kv_pos = arange(kv_len, xp, where)[None, :]
+    if namespace(q_offset) is not None:
+        q_offset = xp.astype(q_offset, q_pos.dtype)
+    elif isinstance(q_offset, int):
+        check_fits_positions(q_offset, q_pos.dtype, xp=xp)
+    return q_pos + q_offset, kv_pos
+
+
+def within_window(
+    q_pos: Array, kv_pos: Array, left: int | None, right: int | None, /, *, xp: Namespace
+) -> Array | None:
+    """Return where ``-left <= kv_pos - q_pos <= right``, None if neither is a bound."""
+    inside = None
+    if left is not None:
+        inside = kv_pos >= q_pos - _reach(left, q_pos.dtype, xp=xp)
+    if right is not None:
+        before_end = kv_pos <= q_pos + _reach(right, q_pos.dtype, xp=xp)
+        inside = before_end if inside is None else inside & before_end
+    return inside
+
+
+def _reach(bound: int, dtype: Any, /, *, xp: Namespace) -> int:
+    """Return a bound that can be added to any position and is as good as a larger one."""
+    return bound if bound < 2**30 else min(bound, int(xp.iinfo(dtype).max) // 2)
+
+
+def _positions(problem: AttentionProblem) -> tuple[Array, Array]:
+    q_len, kv_len = problem.shape[-2:]
+    where = device(problem.q)
+    return positions(q_len, kv_len, problem.q_offset, xp=problem.xp, where=where)
+
+
+def _allowed(problem: AttentionProblem, at: tuple[Array, ...]) -> Array | None:
+    """Return which query may attend to which key, None where each may attend to all."""
+    terms = []
+    if problem.window != (None, None):
+        (q_pos, kv_pos), (left, right) = at, problem.window
+        terms.append(within_window(q_pos, kv_pos, left, right, xp=problem.xp))
+    if problem.segments is not None:
+        q_segments, kv_segments = problem.segments
+        terms.append(q_segments == kv_segments)
+    if problem.mask is not None:
+        terms.append(_term(problem, "mask", at))
+    allowed = None
+    for term in terms:
+        allowed = term if allowed is None else allowed & term
+    return allowed
+
+
+def _term(problem: AttentionProblem, name: str, at: tuple[Array, ...]) -> Array:
+    """Return a mask, bias or dropout mask, evaluated if it is a function."""
+    term = getattr(problem, name)
+    if not callable(term):
+        return term
+    term, called = term(*at), f"{name}(q_pos, kv_pos)"
+    check_one_library(q_pos=at[0], **{called: term})
+    return fit_term(name, term, problem.shape, problem.dtype, xp=problem.xp, called=called)
+
+
+def _modified(problem: AttentionProblem, s: Array, at: tuple[Array, ...]) -> Array:
+    """Apply `score_mod` to scores that have every batch and head axis."""
+    assert problem.score_mod is not None
+    xp = problem.xp
+    s = s if tuple(s.shape) == problem.shape else xp.broadcast_to(s, problem.shape)
+    out = problem.score_mod(s, *at)
+    check_modified_scores(out, s, xp=xp)
+    return cast(out, s.dtype, xp=xp)
+
+
+def _capped(s: Array, cap: float, /, *, keep_inf: bool, xp: Namespace) -> Array:
+    """Bend scores into (-cap, cap). A -inf that hides a key goes on hiding it."""
+    if not keep_inf:
+        return cap * xp.tanh(s / cap)
+    hidden = s == -math.inf
+    return xp.where(hidden, -math.inf, cap * xp.tanh(xp.where(hidden, 0.0, s) / cap))

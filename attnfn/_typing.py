@@ -1,0 +1,71 @@
+"""The words that signatures are written in."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
+
+__all__ = [
+    "Array",
+    "ArrayT",
+    "AttentionOptions",
+    "EngineName",
+    "Namespace",
+    "PositionFunction",
+    "ScoreFunction",
+    "ScoreOptions",
+    "WeightOptions",
+]
+
+
+@runtime_checkable
+class SupportsShapeAndDtype(Protocol):
+    """The little that every array library's array has in common, statically."""
+
+    @property
+    def shape(self) -> Any: ...
+    @property
+    def dtype(self) -> Any: ...
+
+
+#: In public signatures: the kind of array that goes in is the kind that comes out.
+ArrayT = TypeVar("ArrayT", bound=SupportsShapeAndDtype)
+
+#: Inside the library, where no checker knows the Array API's operators yet.
+Array: TypeAlias = Any
+
+Namespace: TypeAlias = ModuleType
+EngineName: TypeAlias = Literal["auto", "dense", "blockwise", "native"]
+
+#: ``f(q_pos, kv_pos)``: what a mask, a bias or a dropout mask is at any rows and columns.
+PositionFunction: TypeAlias = Callable[[Array, Array], Array]
+#: ``f(scores, q_pos, kv_pos)``: the scores that replace `scores`.
+ScoreFunction: TypeAlias = Callable[[Array, Array, Array], Array]
+
+
+class ScoreOptions(TypedDict, total=False):
+    """Options that say what a score is."""
+
+    mask: Array | PositionFunction | None
+    bias: Array | PositionFunction | None
+    is_causal: bool
+    window_size: tuple[int | None, int | None] | None
+    q_offset: int | Array | None
+    segment_ids: Array | tuple[Array, Array] | None
+    scale: float | Array | None
+    softcap: float | None
+    score_mod: ScoreFunction | None
+    compute_dtype: Any
+
+
+class WeightOptions(ScoreOptions, total=False):
+    """And those that say what a row of scores becomes."""
+
+    sinks: float | Array | None
+
+
+class AttentionOptions(WeightOptions, total=False):
+    """And those that need the values: every option of `attention`."""
+
+    dropout_mask: Array | PositionFunction | None
+    dropout_rate: float | None
+    engine: EngineName
