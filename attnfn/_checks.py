@@ -80,6 +80,9 @@ LAYOUTS = {
     "value": "(..., num_kv_heads, kv_len, value_dim)",
 }
 
+#: What may be a function of positions instead of an array.
+FUNCTIONS = ("mask", "bias", "dropout_mask")
+
 # ------------------------------------------------------------------ what kind of object it is
 
 
@@ -96,15 +99,16 @@ def dtype_name(dtype: Any, /) -> str:
 def check_array(name: str, x: Any, /) -> None:
     if namespace(x) is not None:
         return
-    kind = describe_kind(x)
+    kind = "None" if x is None else describe_kind(x)
     if hasattr(x, "shape") and hasattr(x, "dtype") and not is_real(x):
         msg = (
             f"`{name}` is a {kind}, which has no Array API namespace. "
             f"Convert it to a NumPy, JAX or PyTorch array first."
         )
     else:
+        also = " or a function of (q_pos, kv_pos)" if name in FUNCTIONS else ""
         msg = (
-            f"`{name}` must be an array; got {kind}. "
+            f"`{name}` must be an array{also}; got {kind}. "
             f"Make one with `asarray` of NumPy, JAX or PyTorch."
         )
     raise TypeError(msg)
@@ -128,14 +132,15 @@ def check_one_device(**arrays: Array) -> None:
     known = [where for where in found.values() if where is not None]
     if any(where != known[0] for where in known):
         what = ", ".join(f"`{name}` is on {where}" for name, where in found.items())
-        msg = f"All arrays must be on one device; {what}. Move them there first."
+        msg = f"All arrays must be on one device; {what}. Move them to one first."
         raise ValueError(msg)
 
 
 def check_namespace(xp: Any, /, **arrays: Array) -> None:
     """Check that a namespace asked for is one, and is that of the arrays given."""
     if not hasattr(xp, "asarray") or not hasattr(xp, "arange"):
-        msg = f"`xp` must be an array namespace, such as numpy or torch; got {xp!r}."
+        got = getattr(xp, "__name__", None) or _shown(xp)
+        msg = f"`xp` must be an array namespace, such as numpy or torch; got {got}."
         raise TypeError(msg)
     for name, x in arrays.items():
         own = namespace(x)
@@ -147,12 +152,15 @@ def check_namespace(xp: Any, /, **arrays: Array) -> None:
             raise TypeError(msg)
 
 
-def check_dtype(kind: str, /, *, xp: Namespace, hint: str = "", **arrays: Array) -> None:
+def check_dtype(
+    kind: str | tuple[str, ...], /, *, xp: Namespace, hint: str = "", **arrays: Array
+) -> None:
     for name, x in arrays.items():
         if not xp.isdtype(x.dtype, kind):
-            word = {"integral": "an integer", "bool": "a bool", "numeric": "a numeric"}
+            words = {"integral": "an integer", "real floating": "a real floating", "bool": "a bool"}
+            kinds = (kind,) if isinstance(kind, str) else kind
             msg = (
-                f"`{name}` must have {word.get(kind, f'a {kind}')} dtype; "
+                f"`{name}` must have {_listed((words[k] for k in kinds), word='or')} dtype; "
                 f"got {dtype_name(x.dtype)}.{hint}"
             )
             raise TypeError(msg)
@@ -165,12 +173,11 @@ def check_floating(*, xp: Namespace, **arrays: Array) -> None:
 def check_one_dtype(**arrays: Array) -> None:
     dtypes = [x.dtype for x in arrays.values()]
     if any(dtype != dtypes[0] for dtype in dtypes):
-        first, *_ = arrays
         odd = [f"`{name}`" for name, x in arrays.items() if x.dtype != dtypes[0]]
         msg = (
             f"{_listed(f'`{name}`' for name in arrays)} must share one dtype; "
             f"got {_listed(dtype_name(dtype) for dtype in dtypes)}. "
-            f"Cast {_listed(odd)} to {dtype_name(dtypes[0])}, or `{first}` to theirs."
+            f"Cast {_listed(odd)} to {dtype_name(dtypes[0])}, or all to another."
         )
         raise TypeError(msg)
 
@@ -245,7 +252,7 @@ def check_pair(name: str, x: Any, /) -> None:
     if len(x) != 2:
         msg = (
             f"`{name}` must be one array of ids, or a pair of them for queries and keys; "
-            f"got {len(x)} of them."
+            f"got a {type(x).__name__} of {len(x)}."
         )
         raise ValueError(msg)
 
@@ -267,6 +274,7 @@ def check_scale(scale: Any, /) -> None:
                 f"For a scale per head, multiply `query` by it."
             )
             raise ValueError(msg)
+        check_dtype(("integral", "real floating"), xp=namespace(scale), scale=scale)
     elif not is_real(scale):
         msg = f"`scale` must be a number or a 0-d array; got {_shown(scale)}."
         raise TypeError(msg)
@@ -300,7 +308,7 @@ def check_dropout(dropout_mask: Any, dropout_rate: Any, /) -> None:
         raise ValueError(msg)
     if dropout_rate is None:
         msg = (
-            "`dropout_mask` needs a `dropout_rate`; got none. "
+            "`dropout_mask` needs a `dropout_rate`; got None. "
             "Pass the rate that the mask was drawn with; 0.0 means no rescaling."
         )
         raise ValueError(msg)
@@ -316,11 +324,11 @@ def check_window(window_size: Any, /, *, is_needed: bool = False) -> None:
     if window_size is None and not is_needed:
         return
     if is_integer(window_size):
-        n = window_size
+        n = max(1, window_size)
         msg = (
-            f"`window_size` must be a pair (left, right); got {n}. Libraries read one number "
-            f"in four ways: ({n}, {n}) looks both ways, ({n}, 0) back over {n} keys and "
-            f"itself, ({n - 1}, 0) back over {n} keys in all."
+            f"`window_size` must be a pair (left, right); got {window_size}. Libraries read "
+            f"one number in several ways: ({n}, {n}) looks both ways, ({n}, 0) back over {n} "
+            f"keys and itself, ({n - 1}, 0) back over {n} keys in all; None is no bound."
         )
         raise TypeError(msg)
     if not isinstance(window_size, tuple | list) or len(window_size) != 2:
@@ -360,8 +368,8 @@ def check_fits_positions(q_offset: int, dtype: Any, /, *, xp: Namespace) -> None
     limit = int(xp.iinfo(dtype).max) // 2
     if abs(q_offset) > limit:
         msg = (
-            f"`q_offset` must fit into {dtype_name(dtype)} positions, so be at most {limit}; "
-            f"got {q_offset}."
+            f"`q_offset` must lie between -{limit} and {limit}, to fit into "
+            f"{dtype_name(dtype)} positions; got {q_offset}."
         )
         raise ValueError(msg)
 
@@ -375,7 +383,7 @@ def check_compute_dtype(dtype: Any, /, *, xp: Namespace) -> None:
     if not is_floating:
         msg = (
             f"`compute_dtype` must be a real floating dtype of {library_name(xp)}; "
-            f"got {dtype!r}."
+            f"got {_shown_dtype(dtype)}."
         )
         raise TypeError(msg)
     check_dtype_exists("compute_dtype", dtype, xp=xp)
@@ -449,8 +457,9 @@ def check_divides(num_heads: int, model_dim: int, shape: tuple[int, ...], /) -> 
 def check_multiple(num_heads: int, num_kv_heads: int, /) -> None:
     if num_heads != num_kv_heads and (num_kv_heads == 0 or num_heads % num_kv_heads):
         msg = (
-            f"num_heads must be a multiple of num_kv_heads, so that each key/value head "
-            f"serves the same number of query heads; got {num_heads} and {num_kv_heads}. "
+            f"`num_heads` must be a multiple of `num_kv_heads`, so that each key/value head "
+            f"serves the same number of query heads; got num_heads={num_heads} and "
+            f"num_kv_heads={num_kv_heads}. "
             f"Heads are axis -3: (..., num_heads, length, dim)."
         )
         raise ValueError(msg)
@@ -468,7 +477,7 @@ def check_head_dim(head_dim: int, /) -> None:
     if head_dim == 0:
         msg = (
             "`scale` must be given where head_dim is 0, since 1 / sqrt(0) is no number; "
-            "got none."
+            "got None."
         )
         raise ValueError(msg)
 
@@ -481,8 +490,8 @@ def check_broadcast(axes: str, /, **shapes: tuple[int, ...]) -> tuple[int, ...]:
         wide = [n for n in sizes if n != 1]
         if any(not agree(n, wide[0]) for n in wide):
             msg = (
-                f"{axes} of {_listed(f'`{name}`' for name in shapes)} must broadcast; "
-                f"got {_listed(map(str, shapes.values()))}."
+                f"The {axes} of {_listed(f'`{name}`' for name in shapes)} must broadcast, so "
+                f"be equal, 1 or absent; got {_listed(map(str, shapes.values()))}."
             )
             raise ValueError(msg)
         out.insert(0, wide[0] if wide else 1)
@@ -519,11 +528,13 @@ def check_bias_axes(name: str, x: Array, shape: tuple[int, ...], /) -> None:
 
 def _check_fits(name: str, own: tuple[int, ...], shape: tuple[int, ...], /) -> None:
     """Check that each axis is the scores' or 1; the result is never made larger."""
+    hint = f" Write {name}[:, None, None, :] for (batch, kv_len)."
     for n, wanted in zip(reversed(own), reversed(shape), strict=False):
         if n != 1 and not agree(n, wanted):
             msg = (
                 f"`{name}` must broadcast to the scores (..., num_heads, q_len, kv_len) = "
                 f"{shape} without enlarging them; got shape {own}."
+                f"{hint if len(own) == 2 else ''}"
             )
             raise ValueError(msg)
 
@@ -637,7 +648,7 @@ def check_leaf(name: str, x: Any, /) -> None:
 
 def check_path(name: str, /) -> None:
     if "." in name:
-        msg = f"A name in `params` must not hold a dot, which parts the names; got {name!r}."
+        msg = f"A name in `params` must not hold a dot, which separates names; got {name!r}."
         raise ValueError(msg)
 
 
@@ -711,6 +722,14 @@ def agree(n: Any, m: Any, /) -> bool:
 def _listed(words: Any, /, *, word: str = "and") -> str:
     *most, last = [str(w) for w in words]
     return f"{', '.join(most)} {word} {last}" if most else last
+
+
+def _shown_dtype(dtype: Any, /) -> str:
+    """Show what was given as a dtype, with its library: "numpy int32"."""
+    if isinstance(dtype, str):
+        return repr(dtype)
+    root = (dtype if isinstance(dtype, type) else type(dtype)).__module__.partition(".")[0]
+    return dtype_name(dtype) if root == "builtins" else f"{root} {dtype_name(dtype)}"
 
 
 def _shown(x: Any, /) -> str:

@@ -35,10 +35,10 @@ def softmax(
 
     A row in which every score is -inf is empty: its weights are zeros, sink or no sink.
     """
-    if scores.shape[-1] > 0:
-        peak = constant(xp.max(scores, axis=-1, keepdims=True))
-    else:
+    if scores.shape[-1] == 0:
         peak = xp.sum(scores, axis=-1, keepdims=True) - math.inf
+    else:
+        peak = constant(xp.max(scores, axis=-1, keepdims=True))
     empty = peak == -math.inf
     if sinks is not None:
         peak = xp.maximum(peak, constant(sinks))

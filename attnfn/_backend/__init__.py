@@ -140,7 +140,8 @@ def constant(x: Array) -> Array:
 def full_precision(x: Array) -> AbstractContextManager[Any]:
     """Return a context in which float32 means float32 and a weight may round to zero."""
     if isinstance(x, np.ndarray):
-        return np.errstate(under="ignore")
+        # A score far below the row's greatest: the difference may be -inf, the weight 0.
+        return np.errstate(over="ignore", under="ignore")
     library = _special_library(x)
     return _QUIET if library is None else library.full_precision(x)
 
