@@ -80,8 +80,8 @@ LAYOUTS = {
     "value": "(..., num_kv_heads, kv_len, value_dim)",
 }
 
-#: What may be a function of positions instead of an array.
-FUNCTIONS = ("mask", "bias", "dropout_mask")
+#: What may be a function of positions instead of an array. `bias` is also a parameter's name.
+FUNCTIONS = ("mask", "dropout_mask")
 
 # ------------------------------------------------------------------ what kind of object it is
 
@@ -157,7 +157,11 @@ def check_dtype(
 ) -> None:
     for name, x in arrays.items():
         if not xp.isdtype(x.dtype, kind):
-            words = {"integral": "an integer", "real floating": "a real floating", "bool": "a bool"}
+            words = {
+                "integral": "an integer",
+                "real floating": "a real floating",
+                "bool": "a bool",
+            }
             kinds = (kind,) if isinstance(kind, str) else kind
             msg = (
                 f"`{name}` must have {_listed((words[k] for k in kinds), word='or')} dtype; "
@@ -267,14 +271,15 @@ def check_function(name: str, x: Any, /) -> None:
 
 
 def check_scale(scale: Any, /) -> None:
-    if namespace(scale) is not None:
+    xp = namespace(scale)
+    if xp is not None:
         if scale.ndim != 0:
             msg = (
                 f"`scale` must be one number; got shape {shape_of(scale)}. "
                 f"For a scale per head, multiply `query` by it."
             )
             raise ValueError(msg)
-        check_dtype(("integral", "real floating"), xp=namespace(scale), scale=scale)
+        check_dtype(("integral", "real floating"), xp=xp, scale=scale)
     elif not is_real(scale):
         msg = f"`scale` must be a number or a 0-d array; got {_shown(scale)}."
         raise TypeError(msg)

@@ -123,7 +123,7 @@ def scalar(value: float, dtype: Any, xp: Namespace, device: Any) -> Array:
     return xp.asarray(value, dtype=dtype, device=device)
 
 
-def from_numpy(x: "np.ndarray[Any, Any]", xp: Namespace, dtype: Any, device: Any) -> Array:
+def from_numpy(x: Array, xp: Namespace, dtype: Any, device: Any) -> Array:
     """Copy a float64 NumPy array to another library, rounding once for float32 and wider."""
     # Where x64 is off, JAX has no array to put a float64 into.
     x = x if dtype == xp.float64 else x.astype(np.float32)
