@@ -352,7 +352,7 @@ def attention_weights(
            [0.33, 0.33, 0.33]])
     """
     check_options("attention_weights", options, WEIGHT_OPTIONS)
-    problem = describe(query, key, None, **options)
+    problem = describe(query, key, (), **options)
     with full_precision(query):
         return _whole(problem, dense.weigh(problem), problem.shape)
 
@@ -403,7 +403,7 @@ def attention_scores(
            [  2.,   4.]])
     """
     check_options("attention_scores", options, SCORE_OPTIONS)
-    problem = describe(query, key, None, **options)
+    problem = describe(query, key, (), **options)
     with full_precision(query):
         values = with_nan(score(problem), xp=problem.xp)
     return _whole(problem, values, problem.shape)

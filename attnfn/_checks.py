@@ -24,7 +24,7 @@ __all__ = [
     "check_bool",
     "check_broadcast",
     "check_choice",
-    "check_compute_dtype",
+    "check_distinct",
     "check_divides",
     "check_dropout",
     "check_dtype",
@@ -34,7 +34,9 @@ __all__ = [
     "check_exact_ndim",
     "check_exact_shape",
     "check_fits_positions",
+    "check_flat",
     "check_floating",
+    "check_floating_dtype",
     "check_function",
     "check_fused_heads",
     "check_fused_widths",
@@ -283,7 +285,7 @@ def check_scale(scale: Any, /) -> None:
     elif not is_real(scale):
         msg = f"`scale` must be a number or a 0-d array; got {_shown(scale)}."
         raise TypeError(msg)
-    elif isinstance(scale, float) and not math.isfinite(scale):
+    elif not math.isfinite(scale):
         msg = f"`scale` must be finite; got {scale}."
         raise ValueError(msg)
 
@@ -379,19 +381,21 @@ def check_fits_positions(q_offset: int, dtype: Any, /, *, xp: Namespace) -> None
         raise ValueError(msg)
 
 
-def check_compute_dtype(dtype: Any, /, *, xp: Namespace) -> None:
+def check_floating_dtype(name: str, dtype: Any, /, *, xp: Namespace) -> None:
     """Check that `dtype` is one of the library's, and one that its arrays can have."""
+    # JAX takes names and Python's types for dtypes, the others do not.
+    is_foreign = isinstance(dtype, str) or getattr(dtype, "__module__", "") == "builtins"
     try:
-        is_floating = xp.isdtype(dtype, "real floating")
+        is_floating = not is_foreign and xp.isdtype(dtype, "real floating")
     except (TypeError, ValueError, AttributeError):
         is_floating = False
     if not is_floating:
         msg = (
-            f"`compute_dtype` must be a real floating dtype of {library_name(xp)}; "
+            f"`{name}` must be a real floating dtype of {library_name(xp)}; "
             f"got {_shown_dtype(dtype)}."
         )
         raise TypeError(msg)
-    check_dtype_exists("compute_dtype", dtype, xp=xp)
+    check_dtype_exists(name, dtype, xp=xp)
 
 
 def check_dtype_exists(name: str, dtype: Any, /, *, xp: Namespace) -> None:
@@ -556,7 +560,7 @@ def check_exact_shape(
 
 
 def check_one_shape(**arrays: Array) -> None:
-    shapes = [shape_of(x) for x in arrays.values()]
+    shapes = [shape_of(x) for x in arrays.values()] or [()]
     if any(len(own) != len(shapes[0]) or not all(map(agree, own, shapes[0])) for own in shapes):
         msg = (
             f"{_listed(f'`{name}`' for name in arrays)} must have one shape; "
@@ -582,6 +586,9 @@ def check_params(params: Any, /, *, needs_value: bool) -> None:
     if not hasattr(params, "w_qkv"):
         msg = f"`params` must be MultiHeadAttentionParams; got {describe_kind(params)}."
         raise TypeError(msg)
+    for name, x in params._asdict().items():
+        if not is_absent(x):
+            check_leaf(f"params.{name}", x)
     is_fused = not is_absent(params.w_qkv)
     missing = [] if is_fused else [name for name in apart if is_absent(getattr(params, name))]
     if is_absent(params.w_o) and (needs_value or is_fused):
@@ -657,6 +664,21 @@ def check_path(name: str, /) -> None:
         raise ValueError(msg)
 
 
+def check_distinct(names: Sequence[str], /) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            msg = f"`params` must have names that differ as text; got {name!r} twice."
+            raise ValueError(msg)
+
+
+def check_flat(flat: Any, /) -> None:
+    # Not an instance check: torch.nn.ParameterDict is no Mapping.
+    if not hasattr(flat, "keys"):
+        got = "None" if flat is None else describe_kind(flat)
+        msg = f"`flat` must be a dict of arrays by name; got {got}."
+        raise TypeError(msg)
+
+
 def check_same_names(wanted: Collection[str], given: Collection[str], /) -> None:
     missing = [repr(name) for name in wanted if name not in given]
     surplus = [repr(name) for name in given if name not in wanted]
@@ -709,6 +731,7 @@ def check_parts(outs: Any, lses: Any, /) -> None:
 def check_modified_scores(x: Any, scores: Array, /, *, xp: Namespace) -> None:
     """Check what `score_mod` returned."""
     check_one_library(scores=scores, **{"score_mod(scores, q_pos, kv_pos)": x})
+    check_one_device(scores=scores, **{"score_mod(scores, q_pos, kv_pos)": x})
     check_floating(xp=xp, **{"score_mod(scores, q_pos, kv_pos)": x})
     if len(x.shape) != len(scores.shape) or not all(map(agree, x.shape, scores.shape)):
         msg = (

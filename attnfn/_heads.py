@@ -1,5 +1,7 @@
 """Between one wide model axis and many narrow heads."""
 
+from typing import TypeAlias
+
 from jaxtyping import Float, Num
 
 from ._backend import is_autocasting
@@ -18,7 +20,16 @@ from ._checks import (
 )
 from ._typing import Array, ArrayT, Namespace
 
-__all__ = ["combine_heads", "merge_heads", "project_heads", "split_heads"]
+__all__ = [
+    "combine",
+    "combine_heads",
+    "merge_heads",
+    "project",
+    "project_heads",
+    "split_heads",
+]
+
+Names: TypeAlias = tuple[str, str, str]
 
 
 def split_heads(
@@ -167,16 +178,7 @@ def project_heads(
     <BLANKLINE>
            [[10., 20.]]])
     """
-    xp = _check_weights(x, weight, bias)
-    check_ndim("x", x, 2, "(..., length, model_dim)")
-    check_exact_ndim("weight", weight, 3, "(model_dim, num_heads, head_dim)")
-    model_dim, num_heads, head_dim = weight.shape
-    check_sizes_meet("model_dim", x=(x, -1), weight=(weight, 0))
-    out: Array = x @ xp.reshape(weight, (model_dim, num_heads * head_dim))
-    if not is_absent(bias):
-        check_exact_shape("bias", bias, [(num_heads, head_dim)], "(num_heads, head_dim)")
-        out = out + xp.reshape(bias, (num_heads * head_dim,))
-    return xp.moveaxis(xp.reshape(out, (*out.shape[:-1], num_heads, head_dim)), -2, -3)
+    return project(x, weight, bias, ("x", "weight", "bias"))
 
 
 def combine_heads(
@@ -230,23 +232,43 @@ def combine_heads(
     >>> af.combine_heads(x, np.stack([np.eye(2), np.eye(2)]))
     array([[11., 22.]])
     """
-    xp = _check_weights(x, weight, bias)
-    check_ndim("x", x, 3, "(..., num_heads, length, value_dim)")
-    check_exact_ndim("weight", weight, 3, "(num_heads, value_dim, model_dim)")
-    num_heads, value_dim, model_dim = weight.shape
-    check_sizes_meet("num_heads", x=(x, -3), weight=(weight, 0))
-    check_sizes_meet("value_dim", x=(x, -1), weight=(weight, 1))
-    flat: Array = merge_heads(x)
-    out = flat @ xp.reshape(weight, (num_heads * value_dim, model_dim))
+    return combine(x, weight, bias, ("x", "weight", "bias"))
+
+
+def project(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
+    """Do what `project_heads` does; `names` are those of the arguments in an error."""
+    xp = _check_weights(x, weight, bias, names)
+    check_ndim(names[0], x, 2, "(..., length, model_dim)")
+    check_exact_ndim(names[1], weight, 3, "(model_dim, num_heads, head_dim)")
+    model_dim, num_heads, head_dim = weight.shape
+    check_sizes_meet("model_dim", **{names[0]: (x, -1), names[1]: (weight, 0)})
+    out = x @ xp.reshape(weight, (model_dim, num_heads * head_dim))
     if not is_absent(bias):
-        check_exact_shape("bias", bias, [(model_dim,)], "(model_dim,)")
+        check_exact_shape(names[2], bias, [(num_heads, head_dim)], "(num_heads, head_dim)")
+        out = out + xp.reshape(bias, (num_heads * head_dim,))
+    return xp.moveaxis(xp.reshape(out, (*out.shape[:-1], num_heads, head_dim)), -2, -3)
+
+
+def combine(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
+    """Do what `combine_heads` does; `names` are those of the arguments in an error."""
+    xp = _check_weights(x, weight, bias, names)
+    check_ndim(names[0], x, 3, "(..., num_heads, length, value_dim)")
+    check_exact_ndim(names[1], weight, 3, "(num_heads, value_dim, model_dim)")
+    num_heads, value_dim, model_dim = weight.shape
+    check_sizes_meet("num_heads", **{names[0]: (x, -3), names[1]: (weight, 0)})
+    check_sizes_meet("value_dim", **{names[0]: (x, -1), names[1]: (weight, 1)})
+    out = merge_heads(x) @ xp.reshape(weight, (num_heads * value_dim, model_dim))
+    if not is_absent(bias):
+        check_exact_shape(names[2], bias, [(model_dim,)], "(model_dim,)")
         out = out + bias
     return out
 
 
-def _check_weights(x: Array, weight: Array, bias: Array, /) -> Namespace:
+def _check_weights(x: Array, weight: Array, bias: Array, names: Names, /) -> Namespace:
     """Check what `x` and its weights must have in common; return their namespace."""
-    arrays = {"x": x, "weight": weight} | ({} if is_absent(bias) else {"bias": bias})
+    arrays = {
+        name: x for name, x in zip(names, (x, weight, bias), strict=True) if not is_absent(x)
+    }
     xp = check_one_library(**arrays)
     check_one_device(**arrays)
     check_floating(xp=xp, **arrays)

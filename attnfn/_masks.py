@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxtyping import Bool, Integer
 
-from ._backend import arange, namespace, numpy_namespace
+from ._backend import arange, namespace, numpy_namespace, plain
 from ._backend import device as device_of
 from ._checks import (
     check_dtype,
@@ -14,6 +14,7 @@ from ._checks import (
     check_one_batch,
     check_one_device,
     check_one_library,
+    check_one_shape,
     check_unambiguous,
     check_window,
 )
@@ -227,6 +228,7 @@ def chunk_mask(
            [0, 0, 1, 1]])
     """
     check_integer("chunk_len", chunk_len, least=1)
+    chunk_len = plain(chunk_len)
     q_pos, kv_pos = _grid("chunk_mask", q_len, kv_len, q_offset, xp, device)
     return q_pos // chunk_len == kv_pos // chunk_len
 
@@ -301,7 +303,7 @@ def prefix_mask(
     q_pos, kv_pos = _grid(
         "prefix_mask", q_len, kv_len, q_offset, xp, device, prefix_len=prefix_len
     )
-    prefix = _aligned("prefix_len", prefix_len)
+    prefix = _aligned("prefix_len", prefix_len, least=0)
     return (kv_pos <= q_pos) | (kv_pos < prefix)
 
 
@@ -409,7 +411,7 @@ def padding_mask(
     check_dtype("integral", xp=xp, lengths=lengths)
     check_integer("kv_len", kv_len, least=0)
     ends: Array = lengths
-    kv_pos = arange(kv_len, xp, device_of(lengths))
+    kv_pos = arange(plain(kv_len), xp, device_of(lengths))
     return kv_pos < xp.astype(ends, kv_pos.dtype)[..., None, None, None]
 
 
@@ -457,7 +459,7 @@ def token_padding_mask(
     check_ndim("tokens", tokens, 1, "(..., kv_len)")
     check_integer("pad_token", pad_token)
     ids: Array = tokens
-    return (ids != pad_token)[..., None, None, :]
+    return (ids != plain(pad_token))[..., None, None, :]
 
 
 def _window_mask(
@@ -470,7 +472,8 @@ def _window_mask(
     device: Any,
 ) -> Array:
     q_pos, kv_pos = _grid(name, q_len, kv_len, q_offset, xp, device)
-    inside = within_window(q_pos, kv_pos, *window_size, xp=check_one_library(q_pos=q_pos))
+    left, right = (plain(bound) for bound in window_size)
+    inside = within_window(q_pos, kv_pos, left, right, xp=check_one_library(q_pos=q_pos))
     # A window without bounds is a mask too.
     return (q_pos == q_pos) & (kv_pos == kv_pos) if inside is None else inside
 
@@ -497,19 +500,20 @@ def _grid(
     if arrays:
         own = check_one_library(**arrays)
         check_one_device(**arrays)
+        check_one_shape(**{key: x for key, x in arrays.items() if x.ndim})
         device = device_of(next(iter(arrays.values()))) if device is None else device
     if xp is not None:
         check_namespace(xp, **arrays)
     resolved = own if arrays else (numpy_namespace if xp is None else xp)
     offset = _aligned("q_offset", q_offset)
-    return positions(q_len, kv_len, offset, xp=resolved, where=device)
+    return positions(plain(q_len), plain(kv_len), offset, xp=resolved, where=device)
 
 
-def _aligned(name: str, x: Any, /) -> Any:
+def _aligned(name: str, x: Any, /, *, least: int | None = None) -> Any:
     """Give an array with a batch the axes of heads, queries and keys."""
     xp = namespace(x)
     if xp is None:
-        check_integer(name, x, also="an integer array")
-        return x
+        check_integer(name, x, also="an integer array", least=least)
+        return plain(x)
     check_dtype("integral", xp=xp, **{name: x})
     return x[..., None, None, None] if x.ndim else x

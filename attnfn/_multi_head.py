@@ -8,16 +8,18 @@ from jaxtyping import Float
 from ._attention import attention, attention_weights
 from ._checks import (
     check_bool,
+    check_exact_ndim,
+    check_exact_shape,
     check_fused_heads,
     check_fused_widths,
     check_head_split,
     check_integer,
     check_multiple,
+    check_one_library,
     check_params,
-    check_sizes_meet,
     is_absent,
 )
-from ._heads import combine_heads, project_heads
+from ._heads import combine, project
 from ._parameters import Initialiser
 from ._typing import Array, ArrayT, AttentionOptions, Namespace, WeightOptions
 
@@ -307,7 +309,7 @@ def multi_head_attention(
     """
     q, k, v = _projected(params, query, key, value)
     out = attention(q, k, v, **options)
-    return combine_heads(out, params.w_o, params.b_o)
+    return combine(out, params.w_o, params.b_o, ("attention", "params.w_o", "params.b_o"))
 
 
 def multi_head_attention_weights(
@@ -375,42 +377,59 @@ def _projected(
     inputs = {"query": query, "key": query if key is None else key}
     if needs_value:
         inputs["value"] = inputs["key"] if value is None else value
-    if not is_absent(params.w_qkv) and all(x is query for x in inputs.values()):
-        # One product for all three.
-        _check_width("query", query, "w_qkv", params.w_qkv)
-        qkv = project_heads(query, params.w_qkv, params.b_qkv)
-        num_heads, num_kv_heads = _head_counts(params)
-        ends = (num_heads, num_heads + num_kv_heads)
-        heads = (slice(ends[0]), slice(*ends), slice(ends[1], None))
-        q, k, v = (qkv[..., part, :, :] for part in heads)
-        return q, k, v
-    weights = _apart(params)
-    out = []
-    for (name, x), (w, b) in zip(inputs.items(), weights, strict=False):
-        _check_width(name, x, f"w_{name[0]}" if is_absent(params.w_qkv) else "w_qkv", w)
-        out.append(project_heads(x, w, b))
-    return out[0], out[1], out[2] if needs_value else ()
+    given = {name: x for name, x in inputs.items() if name == "query" or x is not query}
+    check_one_library(**given, **{"params.w_o": params.w_o} if needs_value else {})
+    is_fused = not is_absent(params.w_qkv)
+    if is_fused and needs_value and len(given) == 1:
+        return _projected_at_once(params, query)
+
+    parts = _unfused(params) if is_fused else params
+    q, k, *v = (
+        project(
+            x,
+            getattr(parts, f"w_{name[0]}"),
+            getattr(parts, f"b_{name[0]}"),
+            (name, f"params.w_{suffix}", f"params.b_{suffix}"),
+        )
+        for name, x in inputs.items()
+        for suffix in ("qkv" if is_fused else name[0],)
+    )
+    return q, k, v[0] if v else ()
 
 
-def _check_width(name: str, x: Array, weight_name: str, weight: Array, /) -> None:
-    check_sizes_meet("model_dim", **{name: (x, -1), f"params.{weight_name}": (weight, 0)})
+def _projected_at_once(
+    params: MultiHeadAttentionParams, x: Array, /
+) -> tuple[Array, Array, Array]:
+    """Return queries, keys and values of the same features: one product for all three."""
+    bounds = _head_bounds(params)
+    qkv = project(x, params.w_qkv, params.b_qkv, ("query", "params.w_qkv", "params.b_qkv"))
+    q, k, v = (qkv[..., start:end, :, :] for start, end in itertools.pairwise(bounds))
+    return q, k, v
 
 
-def _head_counts(params: MultiHeadAttentionParams, /) -> tuple[int, int]:
-    """Return num_heads and num_kv_heads of fused weights: w_o tells the first."""
+def _unfused(params: MultiHeadAttentionParams, /) -> MultiHeadAttentionParams:
+    """Return the same parameters, with views of the fused ones for query, key and value."""
+    pairs = list(itertools.pairwise(_head_bounds(params)))
+    leaves = {
+        f"w_{name}": params.w_qkv[:, start:end, :]
+        for name, (start, end) in zip("qkv", pairs, strict=True)
+    }
+    if not is_absent(params.b_qkv):
+        leaves |= {
+            f"b_{name}": params.b_qkv[start:end, :]
+            for name, (start, end) in zip("qkv", pairs, strict=True)
+        }
+    return params._replace(w_qkv=(), b_qkv=(), **leaves)
+
+
+def _head_bounds(params: MultiHeadAttentionParams, /) -> tuple[int, int, int, int]:
+    """Return where the heads of query, key and value begin in fused weights, and the end."""
+    check_exact_ndim("params.w_o", params.w_o, 3, "(num_heads, value_dim, out_dim)")
+    check_exact_ndim("params.w_qkv", params.w_qkv, 3, "(model_dim, all_heads, head_dim)")
     num_heads, total = params.w_o.shape[0], params.w_qkv.shape[1]
     check_fused_heads(num_heads, total)
-    return num_heads, (total - num_heads) // 2
-
-
-def _apart(params: MultiHeadAttentionParams, /) -> list[tuple[Array, Array]]:
-    """Return weight and bias of query, key and value."""
-    if is_absent(params.w_qkv):
-        return [(params.w_q, params.b_q), (params.w_k, params.b_k), (params.w_v, params.b_v)]
-    num_heads, num_kv_heads = _head_counts(params)
-    bounds = (0, num_heads, num_heads + num_kv_heads, num_heads + 2 * num_kv_heads)
-    w, b = params.w_qkv, params.b_qkv
-    return [
-        (w[:, start:end, :], () if is_absent(b) else b[start:end, :])
-        for start, end in itertools.pairwise(bounds)
-    ]
+    if not is_absent(params.b_qkv):
+        shape = tuple(params.w_qkv.shape[1:])
+        check_exact_shape("params.b_qkv", params.b_qkv, [shape], "(all_heads, head_dim)")
+    num_kv_heads = (total - num_heads) // 2
+    return 0, num_heads, num_heads + num_kv_heads, total

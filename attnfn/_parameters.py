@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 from ._backend import from_numpy, numpy_generator, numpy_namespace
 from ._checks import (
     check_choice,
-    check_dtype_exists,
+    check_distinct,
+    check_flat,
+    check_floating_dtype,
     check_leaf,
     check_namespace,
     check_path,
@@ -32,7 +34,8 @@ def flatten_params(params: Any, /) -> dict[str, Array]:
     Give every array in a tree of parameters a name.
 
     The names are paths, such as ``layers.0.attention.w_q``. A flat dict of arrays is what
-    safetensors, ``numpy.savez``, ``torch.save`` and ``torch.nn.ParameterDict`` take.
+    safetensors, ``numpy.savez`` and ``torch.save`` take. ``torch.nn.ParameterDict`` does too,
+    where no name has a dot: replace it, ``name.replace(".", "/")``, and back.
 
     Parameters
     ----------
@@ -111,6 +114,7 @@ def unflatten_params(like: Params, flat: Mapping[str, Array], /) -> Params:
         ...
     ValueError: `flat` must hold the names of `like`; 'w' is missing and 'v' is left over.
     """
+    check_flat(flat)
     check_same_names(dict(_leaves(like, "")), flat)
     return _filled(like, flat, "")
 
@@ -143,7 +147,9 @@ def _children(node: Any, /) -> dict[str, Any] | None:
     if hasattr(node, "_fields"):
         return dict(zip(node._fields, node, strict=True))
     if isinstance(node, Mapping):
-        return {str(name): x for name, x in node.items()}
+        names = [str(name) for name in node]
+        check_distinct(names)
+        return dict(zip(names, node.values(), strict=True))
     if isinstance(node, tuple | list):
         return {str(i): x for i, x in enumerate(node)}
     return None
@@ -162,7 +168,7 @@ class Initialiser:
         self.init, self.rng, self.device = init, rng, device
         self.xp = numpy_namespace if xp is None else xp
         self.dtype = self.xp.float32 if dtype is None else dtype
-        check_dtype_exists("dtype", self.dtype, xp=self.xp)
+        check_floating_dtype("dtype", self.dtype, xp=self.xp)
 
     def matrix(self, fan_in: int, fan_out: int, /) -> Any:
         """Draw a (fan_in, fan_out) matrix of NumPy's."""

@@ -3,18 +3,18 @@
 import math
 from typing import Any, NamedTuple
 
-from ._backend import device, namespace, scalar
+from ._backend import device, namespace, plain, scalar
 from ._checks import (
     check_bias_axes,
     check_bias_dtype,
     check_bool,
     check_broadcast,
-    check_compute_dtype,
     check_dropout,
     check_dtype,
     check_equal_sizes,
     check_exact_shape,
     check_floating,
+    check_floating_dtype,
     check_function,
     check_head_dim,
     check_integer,
@@ -32,6 +32,7 @@ from ._checks import (
     check_softcap,
     check_unambiguous,
     check_window,
+    is_absent,
 )
 from ._numerics import cast
 from ._typing import Array, Namespace, PositionFunction, ScoreFunction
@@ -49,7 +50,7 @@ class AttentionProblem(NamedTuple):
     xp: Namespace
     q: Array  # (*batch, num_heads, q_len, head_dim), in the caller's dtype
     k: Array  # (*batch, num_kv_heads, kv_len, head_dim)
-    v: Array  # (*batch, num_kv_heads, kv_len, value_dim), None where only weights are asked
+    v: Array  # (*batch, num_kv_heads, kv_len, value_dim), () where only weights are asked for
     shape: tuple[int, ...]  # of the scores: (*batch, num_heads, q_len, kv_len)
     num_kv_heads: int
     group: int  # query heads for each key/value head
@@ -76,7 +77,7 @@ class AttentionProblem(NamedTuple):
 def describe(
     query: Array,
     key: Array,
-    value: Array | None,
+    value: Array,  # () where only weights are asked for
     /,
     *,
     mask: Array | PositionFunction | None = None,
@@ -94,7 +95,7 @@ def describe(
     compute_dtype: Any = None,
 ) -> AttentionProblem:
     """Validate the arguments of one call and normalise them."""
-    arrays = {"query": query, "key": key} | ({} if value is None else {"value": value})
+    arrays = {"query": query, "key": key} | ({} if is_absent(value) else {"value": value})
     segments = _segment_pair(segment_ids)
     xp = _library(
         arrays,
@@ -220,7 +221,7 @@ def _shapes(arrays: dict[str, Array], /, *, xp: Namespace) -> tuple[tuple[int, .
 
 def _compute_dtype(dtype: Any, asked: Any, /, *, xp: Namespace) -> Any:
     if asked is not None:
-        check_compute_dtype(asked, xp=xp)
+        check_floating_dtype("compute_dtype", asked, xp=xp)
         return asked
     if dtype in (xp.float32, xp.float64):
         return dtype
@@ -241,7 +242,7 @@ def _window(
 ) -> tuple[int | None, int | None]:
     """Return both bounds on ``kv_pos - q_pos``; causal is a right bound of 0."""
     left, right = window_size or (None, None)
-    return _plain(left), 0 if is_causal else _plain(right)
+    return plain(left), 0 if is_causal else plain(right)
 
 
 def _offset(q_offset: Any, batch: tuple[int, ...], /, *, xp: Namespace) -> int | Array:
@@ -249,7 +250,7 @@ def _offset(q_offset: Any, batch: tuple[int, ...], /, *, xp: Namespace) -> int |
         return 0
     if namespace(q_offset) is None:
         check_integer("q_offset", q_offset, also="an integer array")
-        return _plain(q_offset)
+        return plain(q_offset)
     check_dtype("integral", xp=xp, q_offset=q_offset)
     x = _without_surplus(q_offset, len(batch), xp=xp)
     check_exact_shape("q_offset", x, [(), batch], "() or (*batch,)")
@@ -312,8 +313,3 @@ def _without_surplus(x: Array, ndim: int, /, *, xp: Namespace) -> Array:
     while len(shape) > ndim and shape[0] == 1:
         shape = shape[1:]
     return x if len(shape) == x.ndim else xp.reshape(x, shape)
-
-
-def _plain(n: Any, /) -> Any:
-    """Turn NumPy's integers into Python's, which have no width to force on a result."""
-    return n.item() if hasattr(n, "item") else n

@@ -7,7 +7,12 @@ import math
 from typing import Any, NamedTuple
 
 from ._backend import arange, device, namespace
-from ._checks import check_fits_positions, check_modified_scores, check_one_library
+from ._checks import (
+    check_fits_positions,
+    check_modified_scores,
+    check_one_device,
+    check_one_library,
+)
 from ._numerics import cast, nonfinite_vectors, without
 from ._problem import AttentionProblem, fit_term
 from ._typing import Array, Namespace
@@ -180,6 +185,7 @@ def _term(problem: AttentionProblem, name: str, at: tuple[Array, ...]) -> Array:
         return term
     term, called = term(*at), f"{name}(q_pos, kv_pos)"
     check_one_library(q_pos=at[0], **{called: term})
+    check_one_device(q_pos=at[0], **{called: term})
     return fit_term(name, term, problem.shape, problem.dtype, xp=problem.xp, called=called)
 
 

@@ -117,9 +117,7 @@ def _stacked(outs: Array, lses: Array, /) -> tuple[Namespace, Array, Array]:
         pair.append(x)
     outs, lses = pair
     check_ndim("outs", outs, 2, "(parts, ..., q_len, value_dim)")
-    check_exact_shape(
-        "lses", lses, [shape_of(outs)[:-1]], "that of `outs` without its last axis"
-    )
+    check_exact_shape("lses", lses, [shape_of(outs)[:-1]], "(parts, ..., q_len)")
     return xp, outs, lses
 
 

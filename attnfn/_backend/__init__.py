@@ -32,6 +32,7 @@ __all__ = [
     "namespace",
     "numpy_generator",
     "numpy_namespace",
+    "plain",
     "scalar",
 ]
 
@@ -179,6 +180,11 @@ def is_integer(x: Any) -> bool:
         return True
     # torch.SymInt, and the dimensions of an exported JAX function.
     return hasattr(x, "__index__") and not hasattr(x, "dtype")
+
+
+def plain(n: Any) -> Any:
+    """Turn NumPy's integers into Python's, which have no width to force on a result."""
+    return n.item() if isinstance(n, np.integer) else n
 
 
 def is_real(x: Any) -> bool:
