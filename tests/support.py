@@ -35,7 +35,11 @@ def to_numpy(x):
     if type(x).__module__.startswith("array_api_strict"):
         return np.array(x._array)
     array = np.array(x)
-    return array.astype("float32") if array.dtype.itemsize == 2 and array.dtype.kind in "fV" else array
+    return (
+        array.astype("float32")
+        if array.dtype.itemsize == 2 and array.dtype.kind in "fV"
+        else array
+    )
 
 
 def device_of(x):
