@@ -5,7 +5,7 @@ from typing import Any, Unpack
 from jaxtyping import Bool, Float, Integer
 
 from ._backend import full_precision
-from ._checks import check_options
+from ._checks import agree, check_options
 from ._engines import choose_engine, dense, engine_name
 from ._problem import AttentionProblem, describe
 from ._scores import score, with_nan
@@ -467,4 +467,5 @@ def _output(problem: AttentionProblem, out: Array) -> Array:
 
 def _whole(problem: AttentionProblem, x: Array, shape: tuple[int, ...]) -> Array:
     """Write out the axes along which nothing has varied so far."""
-    return x if tuple(x.shape) == shape else problem.xp.broadcast_to(x, shape)
+    is_whole = x.ndim == len(shape) and all(map(agree, x.shape, shape))
+    return x if is_whole else problem.xp.broadcast_to(x, shape)

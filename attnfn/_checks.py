@@ -285,7 +285,7 @@ def check_scale(scale: Any, /) -> None:
     elif not is_real(scale):
         msg = f"`scale` must be a number or a 0-d array; got {_shown(scale)}."
         raise TypeError(msg)
-    elif not math.isfinite(scale):
+    elif not -math.inf < scale < math.inf:
         msg = f"`scale` must be finite; got {scale}."
         raise ValueError(msg)
 

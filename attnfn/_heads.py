@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 
 from ._backend import is_autocasting
 from ._checks import (
@@ -33,8 +33,8 @@ Names: TypeAlias = tuple[str, str, str]
 
 
 def split_heads(
-    x: Num[ArrayT, "*batch length model_dim"], num_heads: int, /
-) -> Num[ArrayT, "*batch num_heads length head_dim"]:
+    x: Shaped[ArrayT, "*batch length model_dim"], num_heads: int, /
+) -> Shaped[ArrayT, "*batch num_heads length head_dim"]:
     """
     Cut the model axis into heads.
 
@@ -79,12 +79,12 @@ def split_heads(
     *batch, length, model_dim = x.shape
     check_divides(num_heads, model_dim, tuple(x.shape))
     x_heads: Array = xp.reshape(x, (*batch, length, num_heads, model_dim // num_heads))
-    return xp.moveaxis(x_heads, -2, -3)
+    return _swapped(x_heads, xp=xp)
 
 
 def merge_heads(
-    x: Num[ArrayT, "*batch num_heads length head_dim"], /
-) -> Num[ArrayT, "*batch length model_dim"]:
+    x: Shaped[ArrayT, "*batch num_heads length head_dim"], /
+) -> Shaped[ArrayT, "*batch length model_dim"]:
     """
     Lay the heads side by side again.
 
@@ -121,7 +121,7 @@ def merge_heads(
     xp = check_one_library(x=x)
     check_ndim("x", x, 3, "(..., num_heads, length, head_dim)")
     *batch, num_heads, length, head_dim = x.shape
-    return xp.reshape(xp.moveaxis(x, -3, -2), (*batch, length, num_heads * head_dim))
+    return xp.reshape(_swapped(x, xp=xp), (*batch, length, num_heads * head_dim))
 
 
 def project_heads(
@@ -246,7 +246,7 @@ def project(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
     if not is_absent(bias):
         check_exact_shape(names[2], bias, [(num_heads, head_dim)], "(num_heads, head_dim)")
         out = out + xp.reshape(bias, (num_heads * head_dim,))
-    return xp.moveaxis(xp.reshape(out, (*out.shape[:-1], num_heads, head_dim)), -2, -3)
+    return _swapped(xp.reshape(out, (*out.shape[:-1], num_heads, head_dim)), xp=xp)
 
 
 def combine(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
@@ -276,3 +276,10 @@ def _check_weights(x: Array, weight: Array, bias: Array, names: Names, /) -> Nam
     if not is_autocasting(x):
         check_one_dtype(**arrays)
     return xp
+
+
+def _swapped(x: Array, /, *, xp: Namespace) -> Array:
+    """Exchange the axes of heads and positions."""
+    # Not moveaxis, which torch.func.vmap cannot batch.
+    *batch, a, b, c = range(x.ndim)
+    return xp.permute_dims(x, (*batch, b, a, c))

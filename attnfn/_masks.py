@@ -37,7 +37,7 @@ def causal_mask(
     kv_len: int | None = None,
     /,
     *,
-    q_offset: int | Integer[Array, "*batch"] | None = None,
+    q_offset: int | Integer[Array, "..."] | None = None,
     xp: Namespace | None = None,
     device: Any = None,
 ) -> Bool[Array, "... q_len kv_len"]:
@@ -101,7 +101,7 @@ def sliding_window_mask(
     /,
     *,
     window_size: tuple[int | None, int | None],
-    q_offset: int | Integer[Array, "*batch"] | None = None,
+    q_offset: int | Integer[Array, "..."] | None = None,
     xp: Namespace | None = None,
     device: Any = None,
 ) -> Bool[Array, "... q_len kv_len"]:
@@ -171,7 +171,7 @@ def chunk_mask(
     /,
     *,
     chunk_len: int,
-    q_offset: int | Integer[Array, "*batch"] | None = None,
+    q_offset: int | Integer[Array, "..."] | None = None,
     xp: Namespace | None = None,
     device: Any = None,
 ) -> Bool[Array, "... q_len kv_len"]:
@@ -238,8 +238,8 @@ def prefix_mask(
     kv_len: int | None = None,
     /,
     *,
-    prefix_len: int | Integer[Array, "*batch"],
-    q_offset: int | Integer[Array, "*batch"] | None = None,
+    prefix_len: int | Integer[Array, "..."],
+    q_offset: int | Integer[Array, "..."] | None = None,
     xp: Namespace | None = None,
     device: Any = None,
 ) -> Bool[Array, "... q_len kv_len"]:

@@ -35,7 +35,7 @@ def softmax(
 
     A row in which every score is -inf is empty: its weights are zeros, sink or no sink.
     """
-    if scores.shape[-1] == 0:
+    if 0 in scores.shape:
         peak = xp.sum(scores, axis=-1, keepdims=True) - math.inf
     else:
         peak = constant(xp.max(scores, axis=-1, keepdims=True))

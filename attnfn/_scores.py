@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ._backend import arange, device, namespace
 from ._checks import (
+    agree,
     check_fits_positions,
     check_modified_scores,
     check_one_device,
@@ -20,12 +21,11 @@ from ._typing import Array, Namespace
 __all__ = [
     "Scores",
     "by_query_head",
-    "fold",
     "kept",
     "positions",
+    "product",
     "score",
     "sees",
-    "unfold",
     "with_nan",
     "within_window",
 ]
@@ -51,7 +51,7 @@ def score(problem: AttentionProblem) -> Scores:
     q, k = (cast(x, problem.dtype, xp=xp) for x in (problem.q, problem.k))
     bad_q, bad_k = nonfinite_vectors(q, xp=xp), nonfinite_vectors(k, xp=xp)
     q, k = without(q, bad_q, xp=xp) * problem.scale, without(k, bad_k, xp=xp)
-    s = unfold(problem, fold(problem, q) @ xp.matrix_transpose(k))
+    s = product(problem, q, xp.matrix_transpose(k))
 
     if problem.score_mod is not None:
         s = _modified(problem, s, at)
@@ -91,24 +91,23 @@ def kept(problem: AttentionProblem) -> Array:
     return _term(problem, "dropout_mask", _positions(problem))
 
 
-def fold(problem: AttentionProblem, x: Array, /) -> Array:
-    """Line up the rows of the query heads that share a key/value head.
+def product(problem: AttentionProblem, rows: Array, keys: Array, /) -> Array:
+    """Multiply the rows of every query head by what its key/value head has.
 
-    One product then serves the whole group, and no key is repeated.
+    The rows of the query heads that share one are lined up, (..., group * q_len, dim), so that
+    one product serves the whole group and nothing is repeated.
     """
     if problem.group == 1:
-        return x
-    *batch, _, q_len, dim = x.shape
-    return problem.xp.reshape(x, (*batch, problem.num_kv_heads, problem.group * q_len, dim))
-
-
-def unfold(problem: AttentionProblem, x: Array, /) -> Array:
-    """Undo `fold`."""
-    if problem.group == 1:
-        return x
-    *batch, num_kv_heads, _, dim = x.shape
-    shape = (*batch, num_kv_heads * problem.group, problem.shape[-2], dim)
-    return problem.xp.reshape(x, shape)
+        return rows @ keys
+    reshape, few, group = problem.xp.reshape, problem.num_kv_heads, problem.group
+    *batch, num_heads, q_len, dim = rows.shape
+    # Two axes become two others in two steps: neither Dask's chunks nor the sizes that
+    # torch.export does not know allow it in one.
+    rows = reshape(rows, (*batch, few, group, q_len, dim))
+    out = reshape(rows, (*batch, few, group * q_len, dim)) @ keys
+    *batch, _, _, dim = out.shape
+    out = reshape(out, (*batch, few, group, q_len, dim))
+    return reshape(out, (*batch, num_heads, q_len, dim))
 
 
 def by_query_head(problem: AttentionProblem, x: Array, /) -> Array:
@@ -193,7 +192,8 @@ def _modified(problem: AttentionProblem, s: Array, at: tuple[Array, ...]) -> Arr
     """Apply `score_mod` to scores that have every batch and head axis."""
     assert problem.score_mod is not None
     xp = problem.xp
-    s = s if tuple(s.shape) == problem.shape else xp.broadcast_to(s, problem.shape)
+    if s.ndim != len(problem.shape) or not all(map(agree, s.shape, problem.shape)):
+        s = xp.broadcast_to(s, problem.shape)
     out = problem.score_mod(s, *at)
     check_modified_scores(out, s, xp=xp)
     return cast(out, s.dtype, xp=xp)

@@ -114,7 +114,6 @@ class TestAttention:
         assert_agrees(actual, expected("distinct", pair).out)
 
     @but_jax
-    @but_jax
     @with_all_options
     @by_every_shape
     @by_engine
@@ -200,7 +199,6 @@ class TestAttentionWithLse:
         assert_agrees(out, expected(shape, (option,)).out)
         assert_agrees(lse, expected(shape, (option,)).lse)
 
-    @but_jax
     @but_jax
     @with_all_options
     @by_every_shape

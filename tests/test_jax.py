@@ -377,7 +377,9 @@ class TestWithoutData:
         assert (out.shape, out.dtype) == ((BATCH, HEADS, Q_LEN, VALUE_DIM), jnp.float64)
         assert (lse.shape, lse.dtype) == ((BATCH, HEADS, Q_LEN), jnp.float64)
 
-    def test_export_with_symbolic_shapes(self):
+    def test_export_with_symbolic_shapes(self, request):
+        if request.config.getoption("--jaxtyping-packages", None):
+            pytest.skip("to the shape checker a symbolic size is no int")
         export = pytest.importorskip("jax.export")
         b, t, s = export.symbolic_shape("b, t, s")
         shapes = (

@@ -49,9 +49,10 @@ def namespace(x: Any) -> Namespace | None:
     library = _special_library(x)
     if library is not None:
         return library.namespace()
-    # A scalar of NumPy's is a number. Whatever has no dtype is not worth asking: the resolver
-    # goes through lru_cache, of which torch.compile warns.
-    if isinstance(x, np.generic) or not hasattr(x, "dtype"):
+    # A scalar of NumPy's is a number; and a symbolic size is an int to torch.compile, which
+    # cannot be asked for its attributes. Whatever has no dtype is not worth asking either: the
+    # resolver goes through lru_cache, of which torch.compile warns.
+    if isinstance(x, np.generic | int | float) or not hasattr(x, "dtype"):
         return None
     try:
         return array_api_compat.array_namespace(x)

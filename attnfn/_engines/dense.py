@@ -7,7 +7,7 @@ import math
 
 from .._numerics import cast, nonfinite_vectors, softmax, without
 from .._problem import AttentionProblem
-from .._scores import Scores, by_query_head, fold, kept, score, sees, unfold
+from .._scores import Scores, by_query_head, kept, product, score, sees
 from .._typing import Array
 
 __all__ = ["compute", "weigh"]
@@ -23,7 +23,7 @@ def compute(problem: AttentionProblem) -> tuple[Array, Array]:
 
     v = cast(problem.v, problem.dtype, xp=xp)
     bad_v = nonfinite_vectors(v, xp=xp)
-    out = unfold(problem, fold(problem, weights) @ without(v, bad_v, xp=xp))
+    out = product(problem, weights, without(v, bad_v, xp=xp))
     lse = lse if is_bad is False else xp.where(is_bad, math.nan, lse)
     if bad_v is not None:
         is_bad = sees(scores, by_query_head(problem, bad_v), xp=xp) | is_bad
