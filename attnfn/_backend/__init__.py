@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import array_api_compat
-import array_api_compat.numpy
 import numpy as np
 
 from .._typing import Array, Namespace
@@ -36,7 +35,8 @@ __all__ = [
     "scalar",
 ]
 
-numpy_namespace: Namespace = array_api_compat.numpy
+#: NumPy follows the standard by itself; its wrapper in array_api_compat loads all of NumPy.
+numpy_namespace: Namespace = np
 numpy_generator = np.random.Generator
 
 _QUIET: AbstractContextManager[None] = nullcontext()
@@ -45,7 +45,7 @@ _QUIET: AbstractContextManager[None] = nullcontext()
 def namespace(x: Any) -> Namespace | None:
     """Return the Array API namespace of an array, None for anything else."""
     if isinstance(x, np.ndarray):
-        return array_api_compat.numpy
+        return np
     library = _special_library(x)
     if library is not None:
         return library.namespace()
