@@ -54,6 +54,8 @@ def score(problem: AttentionProblem) -> Scores:
     s = product(problem, q, xp.matrix_transpose(k))
 
     if problem.score_mod is not None:
+        # What is hidden may have overflowed, and the function may multiply it by itself.
+        s = s if allowed is None else xp.where(allowed, s, 0.0)
         s = _modified(problem, s, at)
     if problem.softcap is not None:
         s = _capped(s, problem.softcap, keep_inf=problem.score_mod is not None, xp=xp)

@@ -482,7 +482,11 @@ class TestNotFiniteKeysAndValues:
         assert np.array_equal(to_numpy(actual), to_numpy(expected))
 
     @differentiable
-    @pytest.mark.parametrize("options", [{}, {"softcap": 2.0}, {"sinks": 0.5}], ids=str)
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"softcap": 2.0}, {"sinks": 0.5}, {"score_mod": lambda s, *_: s * s * s / 64}],
+        ids=lambda options: "".join(options) or "plain",
+    )
     @by_named_engine
     def test_are_not_the_only_ones_kept_out_of_gradients(self, xp, engine, options):
         """Finite numbers so great that their products with anything are not."""
