@@ -126,9 +126,10 @@ def minimum(session):
     kept = [pin for pin in pins if pin.partition("==")[0] not in moved]
     constraints = pathlib.Path(session.create_tmp()) / "constraints.txt"
     constraints.write_text("\n".join([*kept, *least]) + "\n")
-    # PyTorch has no lower bound of its own to try: one release is all that is installed here.
+    # No PyTorch: it has no other release to try. Errors are about mixing it with the others.
     install(session, "tests", "-e.", constraints=constraints)
-    session.run("pytest", *IN_PARALLEL, *session.posargs)
+    without = "--ignore=tests/test_errors.py"
+    session.run("pytest", without, "--tb=line", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["asarray", "device_of", "library_of", "normal", "to_numpy"]
+__all__ = ["asarray", "device_of", "library_of", "normal", "to_numpy", "x64"]
 
 
 def library_of(xp):
@@ -45,3 +45,14 @@ def to_numpy(x):
 def device_of(x):
     """Return the device of an array, or None where its library has no such thing."""
     return getattr(x, "device", None)
+
+
+def x64(enabled):
+    """Return a context in which JAX has 64 bits, or not, whatever it has outside of it."""
+    import jax
+
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(enabled)
+    from jax.experimental import enable_x64  # JAX before 0.8
+
+    return enable_x64(enabled)

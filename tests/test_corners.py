@@ -21,7 +21,7 @@ from problems import (
     options_of,
     under_jit,
 )
-from support import asarray, device_of, library_of, normal, to_numpy
+from support import asarray, device_of, library_of, normal, to_numpy, x64
 
 import attnfn as af
 
@@ -1142,9 +1142,8 @@ class TestComputeDtype:
     @pytest.mark.errors
     @pytest.mark.libraries("jax", reason="the others always have float64")
     def test_of_float64_is_refused_where_jax_has_none(self, xp):
-        import jax
 
-        with jax.enable_x64(False):
+        with x64(False):
             query, key, value = arrays_of(xp, SHAPES["one_head"], "float32")
 
             with pytest.raises(TypeError, match="float64"):
@@ -1152,14 +1151,13 @@ class TestComputeDtype:
 
     @pytest.mark.libraries("jax", reason="the others always have float64")
     def test_without_x64_is_float32(self, xp):
-        import jax
 
         expected = oracle(
             *arrays_of(array_api_compat.numpy, SHAPES["distinct"]),
             **options_of(array_api_compat.numpy, SHAPES["distinct"], ALL_ARRAYS),
         )
 
-        with jax.enable_x64(False):
+        with x64(False):
             query, key, value = arrays_of(xp, SHAPES["distinct"], "float32")
             options = options_of(xp, SHAPES["distinct"], ALL_ARRAYS, "float32")
             out, lse = af.attention_with_lse(query, key, value, **options)

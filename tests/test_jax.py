@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from support import x64
 
 import attnfn as af
 
@@ -13,15 +14,6 @@ jax = pytest.importorskip("jax", reason="these tests are about JAX's transforms"
 jnp = jax.numpy
 
 BATCH, HEADS, KV_HEADS, Q_LEN, KV_LEN, HEAD_DIM, VALUE_DIM = 3, 4, 2, 5, 7, 8, 6
-
-
-def x64(enabled):
-    """Return a context in which 64 bits are there, or not, whatever they are outside of it."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(enabled)
-    from jax.experimental import enable_x64  # JAX before 0.8
-
-    return enable_x64(enabled)
 
 
 @pytest.fixture(autouse=True)

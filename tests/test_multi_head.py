@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import load
 from problems import OPTIONS, Shapes, options_of
-from support import asarray, device_of, library_of, normal, to_numpy
+from support import asarray, device_of, library_of, normal, to_numpy, x64
 
 import attnfn as af
 
@@ -521,10 +521,8 @@ class TestInitMultiHeadAttention:
 
     @pytest.mark.libraries("jax", reason="only JAX has a switch for float64")
     def test_refuses_float64_where_jax_has_it_switched_off(self, xp):
-        import jax
-
         with (
-            jax.enable_x64(False),
+            x64(False),
             pytest.raises(TypeError, match=r"`dtype` must be .* switched on"),
         ):
             af.init_multi_head_attention(
@@ -534,11 +532,10 @@ class TestInitMultiHeadAttention:
     @pytest.mark.libraries("jax", reason="only JAX has a switch for float64")
     @by_init
     def test_gives_the_same_parameters_where_jax_has_float64_switched_off(self, xp, init):
-        import jax
 
         expected = af.init_multi_head_attention(8, 2, rng=np.random.default_rng(0), init=init)
 
-        with jax.enable_x64(False):
+        with x64(False):
             actual = af.init_multi_head_attention(
                 8, 2, rng=np.random.default_rng(0), init=init, xp=xp
             )
