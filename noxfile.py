@@ -128,8 +128,13 @@ def minimum(session):
     constraints.write_text("\n".join([*kept, *least]) + "\n")
     # No PyTorch: it has no other release to try. Errors are about mixing it with the others.
     install(session, "tests", "-e.", constraints=constraints)
-    without = "--ignore=tests/test_errors.py"
-    session.run("pytest", without, "--tb=line", *IN_PARALLEL, *session.posargs)
+    without = [
+        "--ignore=tests/test_errors.py",
+        "--deselect=tests/test_main.py::TestMain::test_every_library_installed_here_agrees",
+        # Names of leaves as paths are younger than JAX 0.5.
+        "--deselect=tests/test_parameters.py::TestTransforms::test_jax_knows_the_leaves_by_the_same_paths",
+    ]
+    session.run("pytest", *without, "--tb=line", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
