@@ -6,9 +6,10 @@ from jaxtyping import Bool, Float, Integer
 
 from ._backend import full_precision
 from ._checks import agree, check_options
-from ._engines import choose_engine, dense, engine_name
+from ._engines import choose_engine, engine_name
 from ._problem import AttentionProblem, describe
-from ._scores import score, with_nan
+from ._rows import weigh
+from ._scores import clean, score, with_nan
 from ._typing import (
     Array,
     ArrayT,
@@ -130,7 +131,9 @@ def attention(
         In which everything is computed. Default: float32 for halves, else their own.
     engine : {"auto", "dense", "blockwise", "native"}, optional
         How to compute; engines agree up to rounding. "dense" keeps all scores at once.
-        "blockwise" and "native" are not there yet. "auto", the default, takes "dense".
+        "blockwise" takes a few queries at a time, against the keys that they may see: its
+        memory grows with the length, not with its square. "native" is not there yet. "auto",
+        the default, takes "dense".
 
     Returns
     -------
@@ -354,7 +357,7 @@ def attention_weights(
     check_options("attention_weights", options, WEIGHT_OPTIONS)
     problem = describe(query, key, (), **options)
     with full_precision(query):
-        return _whole(problem, dense.weigh(problem), problem.shape)
+        return _whole(problem, weigh(clean(problem)), problem.shape)
 
 
 def attention_scores(
@@ -405,7 +408,8 @@ def attention_scores(
     check_options("attention_scores", options, SCORE_OPTIONS)
     problem = describe(query, key, (), **options)
     with full_precision(query):
-        values = with_nan(score(problem), xp=problem.xp)
+        problem = clean(problem)
+        values = with_nan(problem, score(problem))
     return _whole(problem, values, problem.shape)
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from ._backend import device, namespace, plain, scalar
+from ._backend import block, device, namespace, plain, scalar
 from ._checks import (
     check_bias_axes,
     check_bias_dtype,
@@ -37,7 +37,7 @@ from ._checks import (
 from ._numerics import cast
 from ._typing import Array, Namespace, PositionFunction, ScoreFunction
 
-__all__ = ["AttentionProblem", "describe", "fit_term"]
+__all__ = ["AttentionProblem", "Span", "describe", "fit_term", "narrow", "narrow_heads"]
 
 
 class AttentionProblem(NamedTuple):
@@ -66,6 +66,16 @@ class AttentionProblem(NamedTuple):
     sinks: Array | None  # (*batch, num_heads, 1, 1)
     dropout_mask: Array | PositionFunction | None
     keep_rate: float
+    kv_start: int | Array = 0  # position of the first key
+    bad_queries: Array | None = None  # bool, (..., q_len, 1); None: there are none
+    bad_keys: Array | None = None  # bool, (..., num_heads or 1, 1, kv_len)
+    bad_values: Array | None = None  # the same
+
+    @property
+    def is_of_arrays(self) -> bool:
+        """Whether no function has to be asked, which would want to see every head."""
+        functions = (self.mask, self.bias, self.score_mod, self.dropout_mask)
+        return not any(callable(f) for f in functions)
 
     @property
     def uses_positions(self) -> bool:
@@ -142,6 +152,69 @@ def describe(
         sinks=_sinks(sinks, shape, dtype, xp=xp, where=device(query)),
         dropout_mask=_term("dropout_mask", dropout_mask, shape, dtype, xp=xp),
         keep_rate=1.0 if dropout_rate is None else 1.0 - float(dropout_rate),
+    )
+
+
+class Span(NamedTuple):
+    """Some of the positions along an axis; where it starts may be traced."""
+
+    start: int | Array
+    size: int
+
+
+def narrow(problem: AttentionProblem, rows: Span, keys: Span, /) -> AttentionProblem:
+    """Return the problem of some rows against some keys: nothing else of it is touched."""
+    q_len, kv_len = problem.shape[-2:]
+
+    def cut(x: Any, axis: int, span: Span, whole: int) -> Any:
+        # What is a function is evaluated for these positions alone; an axis of 1 broadcasts,
+        # unless there is just one position and nothing is left of it.
+        if x is None or is_absent(x) or callable(x) or x.ndim < -axis or span.size == whole:
+            return x
+        return x if x.shape[axis] == 1 != whole else block(x, span.start, span.size, axis)
+
+    def cut_both(x: Any) -> Any:
+        return cut(cut(x, -2, rows, q_len), -1, keys, kv_len)
+
+    segments = problem.segments
+    if segments is not None:
+        segments = (cut(segments[0], -2, rows, q_len), cut(segments[1], -1, keys, kv_len))
+    return problem._replace(
+        q=cut(problem.q, -2, rows, q_len),
+        k=cut(problem.k, -2, keys, kv_len),
+        v=cut(problem.v, -2, keys, kv_len),
+        shape=(*problem.shape[:-2], rows.size, keys.size),
+        bias=cut_both(problem.bias),
+        mask=cut_both(problem.mask),
+        dropout_mask=cut_both(problem.dropout_mask),
+        segments=segments,
+        q_offset=problem.q_offset + rows.start,
+        kv_start=problem.kv_start + keys.start,
+        bad_queries=cut(problem.bad_queries, -2, rows, q_len),
+        bad_keys=cut(problem.bad_keys, -1, keys, kv_len),
+        bad_values=cut(problem.bad_values, -1, keys, kv_len),
+    )
+
+
+def narrow_heads(problem: AttentionProblem, heads: Span, /) -> AttentionProblem:
+    """Return the problem of some key/value heads and the query heads that they serve."""
+    many, few = problem.shape[-3], problem.num_kv_heads
+    served = Span(heads.start * problem.group, heads.size * problem.group)
+
+    def cut(x: Any, span: Span, whole: int) -> Any:
+        if x is None or is_absent(x) or x.ndim < 3 or x.shape[-3] == 1 or span.size == whole:
+            return x
+        return block(x, span.start, span.size, -3)
+
+    by_query_head = ("q", "mask", "bias", "sinks", "dropout_mask")
+    bad = ("bad_queries", "bad_keys", "bad_values")
+    cuts = {name: cut(getattr(problem, name), served, many) for name in (*by_query_head, *bad)}
+    return problem._replace(
+        k=cut(problem.k, heads, few),
+        v=cut(problem.v, heads, few),
+        shape=(*problem.shape[:-3], served.size, *problem.shape[-2:]),
+        num_kv_heads=heads.size,
+        **cuts,
     )
 
 

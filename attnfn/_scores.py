@@ -13,6 +13,7 @@ from ._checks import (
     check_modified_scores,
     check_one_device,
     check_one_library,
+    is_absent,
 )
 from ._numerics import cast, nonfinite_vectors, without
 from ._problem import AttentionProblem, fit_term
@@ -20,7 +21,7 @@ from ._typing import Array, Namespace
 
 __all__ = [
     "Scores",
-    "by_query_head",
+    "clean",
     "kept",
     "positions",
     "product",
@@ -32,26 +33,37 @@ __all__ = [
 
 
 class Scores(NamedTuple):
-    """The final logits of some rows and columns, and what a softmax must know of them.
-
-    The bad queries and keys, which hold a NaN or an inf, were taken for zeros.
-    """
+    """The final logits of some rows and columns, and which of them are allowed."""
 
     values: Array  # (*batch, num_heads, q_len, kv_len), -inf where hidden
     allowed: Array | None  # bool, broadcasts to `values`; None: every query sees every key
-    bad_queries: Array | None  # bool, broadcasts to (..., q_len, 1); None: there are none
-    bad_keys: Array | None  # bool, broadcasts to (..., 1, kv_len)
+
+
+def clean(problem: AttentionProblem) -> AttentionProblem:
+    """Cast what is to be multiplied, and take zeros for vectors that hold a NaN or an inf."""
+    xp = problem.xp
+    q, k, v = (
+        x if is_absent(x) else cast(x, problem.dtype, xp=xp)
+        for x in (problem.q, problem.k, problem.v)
+    )
+    bad_q, bad_k = nonfinite_vectors(q, xp=xp), nonfinite_vectors(k, xp=xp)
+    bad_v = None if is_absent(v) else nonfinite_vectors(v, xp=xp)
+    return problem._replace(
+        q=without(q, bad_q, xp=xp) * problem.scale,
+        k=without(k, bad_k, xp=xp),
+        v=without(v, bad_v, xp=xp),
+        bad_queries=None if bad_q is None else bad_q[..., None],
+        bad_keys=None if bad_k is None else _by_query_head(problem, bad_k),
+        bad_values=None if bad_v is None else _by_query_head(problem, bad_v),
+    )
 
 
 def score(problem: AttentionProblem) -> Scores:
-    """Compute the scores: scale, score_mod, softcap, bias, mask, each on what came before."""
+    """Compute the scores of a clean problem: score_mod, softcap, bias, mask, in this order."""
     xp = problem.xp
     at = _positions(problem) if problem.uses_positions else ()
     allowed = _allowed(problem, at)
-    q, k = (cast(x, problem.dtype, xp=xp) for x in (problem.q, problem.k))
-    bad_q, bad_k = nonfinite_vectors(q, xp=xp), nonfinite_vectors(k, xp=xp)
-    q, k = without(q, bad_q, xp=xp) * problem.scale, without(k, bad_k, xp=xp)
-    s = product(problem, q, xp.matrix_transpose(k))
+    s = product(problem, problem.q, xp.matrix_transpose(problem.k))
 
     if problem.score_mod is not None:
         # What is hidden may have overflowed, and the function may multiply it by itself.
@@ -63,12 +75,7 @@ def score(problem: AttentionProblem) -> Scores:
         s = s + _term(problem, "bias", at)
     if allowed is not None:
         s = xp.where(allowed, s, -math.inf)
-    return Scores(
-        values=s,
-        allowed=allowed,
-        bad_queries=None if bad_q is None else bad_q[..., None],
-        bad_keys=None if bad_k is None else by_query_head(problem, bad_k),
-    )
+    return Scores(s, allowed)
 
 
 def sees(scores: Scores, bad_keys: Array | None, /, *, xp: Namespace) -> Array | bool:
@@ -79,12 +86,13 @@ def sees(scores: Scores, bad_keys: Array | None, /, *, xp: Namespace) -> Array |
     return xp.any(seen, axis=-1, keepdims=True)
 
 
-def with_nan(scores: Scores, /, *, xp: Namespace) -> Array:
+def with_nan(problem: AttentionProblem, scores: Scores, /) -> Array:
     """Return the scores with NaN at what is not finite and may be seen."""
-    values, allowed, *bad = scores
-    for where in bad:
-        if where is not None:
-            values = xp.where(where if allowed is None else where & allowed, math.nan, values)
+    values, allowed = scores
+    for bad in (problem.bad_queries, problem.bad_keys):
+        if bad is not None:
+            where = bad if allowed is None else bad & allowed
+            values = problem.xp.where(where, math.nan, values)
     return values
 
 
@@ -112,7 +120,7 @@ def product(problem: AttentionProblem, rows: Array, keys: Array, /) -> Array:
     return reshape(out, (*batch, num_heads, q_len, dim))
 
 
-def by_query_head(problem: AttentionProblem, x: Array, /) -> Array:
+def _by_query_head(problem: AttentionProblem, x: Array, /) -> Array:
     """Spread (..., num_kv_heads, kv_len) over the query heads: (..., num_heads, 1, kv_len)."""
     x = x[..., None, :]
     if problem.group == 1 or x.ndim < 3 or x.shape[-3] == 1:
@@ -123,7 +131,7 @@ def by_query_head(problem: AttentionProblem, x: Array, /) -> Array:
 
 
 def positions(
-    q_len: int, kv_len: int, q_offset: Any, /, *, xp: Namespace, where: Any
+    q_len: int, kv_len: int, q_offset: Any, kv_start: Any = 0, /, *, xp: Namespace, where: Any
 ) -> tuple[Array, Array]:
     """Return where each query and each key stands: (q_len, 1) or with batch, and (1, kv_len).
 
@@ -135,7 +143,7 @@ def positions(
         q_offset = xp.astype(q_offset, q_pos.dtype)
     elif isinstance(q_offset, int):
         check_fits_positions(q_offset, q_pos.dtype, xp=xp)
-    return q_pos + q_offset, kv_pos
+    return q_pos + q_offset, kv_pos + kv_start
 
 
 def within_window(
@@ -158,8 +166,8 @@ def _reach(bound: int, dtype: Any, /, *, xp: Namespace) -> int:
 
 def _positions(problem: AttentionProblem) -> tuple[Array, Array]:
     q_len, kv_len = problem.shape[-2:]
-    where = device(problem.q)
-    return positions(q_len, kv_len, problem.q_offset, xp=problem.xp, where=where)
+    starts = (problem.q_offset, problem.kv_start)
+    return positions(q_len, kv_len, *starts, xp=problem.xp, where=device(problem.q))
 
 
 def _allowed(problem: AttentionProblem, at: tuple[Array, ...]) -> Array | None:

@@ -47,6 +47,15 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("xp", wanted, indirect=True)
 
 
+@pytest.fixture(autouse=True)
+def _few_rows_at_once(monkeypatch):
+    """Cut even the shortest queries into tiles, so that every test of an engine meets their edges."""
+    from attnfn._engines import blockwise
+
+    monkeypatch.setattr(blockwise, "LEAST_ROWS", 1)
+    monkeypatch.setattr(blockwise, "MOST_ROWS", 2)
+
+
 @pytest.fixture
 def xp(request):
     """An array namespace; `@pytest.mark.libraries("torch", "jax", reason=...)` narrows the choice."""

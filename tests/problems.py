@@ -35,7 +35,7 @@ __all__ = [
 
 #: Every engine that computes the definition must pass the tests that ask for `engine`. What
 #: "auto" chooses is what the tests run that name no engine.
-ENGINES = ["dense"]
+ENGINES = ["dense", "blockwise"]
 #: Those that the tests which take long run.
 NAMED_ENGINES = ENGINES
 

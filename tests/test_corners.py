@@ -563,8 +563,13 @@ def _hide_by_bias(xp):
 
 
 def _hide_by_score_mod(xp):
-    bias = hidden(xp, ALIVE)
-    return {"score_mod": lambda s, q_pos, kv_pos: s + bias}
+    bias = xp.reshape(hidden(xp, ALIVE), (-1,))
+
+    def score_mod(scores, q_pos, kv_pos):
+        at = q_pos * ALIVE.shape[1] + kv_pos
+        return scores + xp.reshape(xp.take(bias, xp.reshape(at, (-1,))), at.shape)
+
+    return {"score_mod": score_mod}
 
 
 def _hide_by_score_mod_below_softcap(xp):

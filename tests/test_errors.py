@@ -227,11 +227,8 @@ ValueError: `engine` must be one of 'auto', 'dense', 'blockwise', 'native'; got 
 attention(query, key, value, engine=None)
 ValueError: `engine` must be one of 'auto', 'dense', 'blockwise', 'native'; got None.
 
-attention(query, key, value, engine="blockwise")
-NotImplementedError: `engine` must be one that exists; 'blockwise' is not there yet. Use 'auto' or 'dense'.
-
 attention(query, key, value, engine="native")
-NotImplementedError: `engine` must be one that exists; 'native' is not there yet. Use 'auto' or 'dense'.
+NotImplementedError: `engine` must be one that exists; 'native' is not there yet. Use 'auto', 'dense' or 'blockwise'.
 """
 
 UNKNOWN_OPTIONS = """

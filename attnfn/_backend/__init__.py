@@ -5,9 +5,10 @@ all of them; the rest of attnfn is written against the Array API standard.
 """
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -16,28 +17,42 @@ from .._typing import Array, Namespace
 
 __all__ = [
     "arange",
+    "block",
+    "bounds",
+    "clipped",
+    "compiled",
     "constant",
     "describe_kind",
     "device",
     "from_numpy",
     "full_precision",
     "has_dtype",
+    "heads_at_once",
     "is_autocasting",
     "is_bool",
     "is_integer",
     "is_real",
     "known_finite",
     "library_name",
+    "map_rows",
+    "most_tiles",
     "namespace",
     "numpy_generator",
     "numpy_namespace",
     "plain",
     "scalar",
+    "span_between",
+    "working_set",
 ]
 
 #: NumPy follows the standard by itself; its wrapper in array_api_compat loads all of NumPy.
 numpy_namespace: Namespace = np
 numpy_generator = np.random.Generator
+
+T = TypeVar("T")
+
+#: What fits into the cache of a core, or nearly so.
+CPU_WORKING_SET = 4 * 2**20
 
 _QUIET: AbstractContextManager[None] = nullcontext()
 
@@ -131,6 +146,88 @@ def from_numpy(x: Array, xp: Namespace, dtype: Any, device: Any) -> Array:
     x = x if dtype == xp.float64 else x.astype(np.float32)
     out = xp.asarray(x) if device is None else xp.asarray(x, device=device)
     return out if out.dtype == dtype else xp.astype(out, dtype)
+
+
+def block(x: Array, start: int | Array, size: int, axis: int) -> Array:
+    """Return `size` positions along an axis (counted from the last), wherever they start."""
+    if isinstance(start, int):
+        return x[(..., slice(start, start + size), *[slice(None)] * (-axis - 1))]
+    library = _special_library(x)
+    assert library is not None, "only a traced start is not an int, and only JAX traces one"
+    return library.block(x, start, size, axis)
+
+
+def map_rows(
+    body: Callable[[int | Array], tuple[Array, Array]],
+    start: int,
+    count: int,
+    size: int,
+    x: Array,
+) -> list[tuple[Array, Array]]:
+    """Call `body` at start, start + size, ...: `count` times, and return the results in order.
+
+    Nothing of one call is kept for a derivative but its arguments. `x` tells the library.
+    """
+    library = _special_library(x)
+    if library is None:
+        return [body(start + i * size) for i in range(count)]
+    return library.map_rows(body, start, count, size, x)
+
+
+def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:
+    """Call a function of ours with a problem that holds no function of the caller's.
+
+    What compiles a loop does it once for each set of shapes and options, not at every call.
+    """
+    library = _special_library(problem.q)
+    if library is None:
+        return function(problem, *arrays)
+    return library.compiled(function, problem, *arrays)
+
+
+def most_tiles(x: Array) -> int:
+    """Return how many times a loop may be unrolled: a compiler has to read them all."""
+    library = _special_library(x)
+    return sys.maxsize if library is None else library.most_tiles()
+
+
+def heads_at_once(x: Array) -> int:
+    """Return how many key/value heads to work on together: one where caches are small."""
+    library = _special_library(x)
+    return 1 if library is None else library.heads_at_once(x)
+
+
+def working_set(x: Array) -> int:
+    """Return how many bytes the scores at hand, and what is made of them, may take."""
+    library = _special_library(x)
+    return CPU_WORKING_SET if library is None else library.working_set(x)
+
+
+def bounds(x: int | Array) -> tuple[int, int] | None:
+    """Return the least and the greatest of some integers, None where that is not known.
+
+    As with `known_finite`, only NumPy's arrays are asked.
+    """
+    if isinstance(x, int):
+        return x, x
+    if isinstance(x, np.ndarray) and x.size:
+        return int(x.min()), int(x.max())
+    return None
+
+
+def span_between(x: Array, between: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the span of the last axis outside of which no integer is between two bounds."""
+    if between is None or not isinstance(x, np.ndarray):
+        return None
+    inside = (x >= between[0]) & (x <= between[1])
+    (found,) = np.nonzero(inside.any(axis=tuple(range(x.ndim - 1))))
+    return (int(found[0]), int(found[-1]) + 1) if found.size else (0, 0)
+
+
+def clipped(x: Array, least: int, most: int) -> Array | None:
+    """Return a position between two bounds, None unless a `block` may start there."""
+    library = _special_library(x)
+    return None if library is None else library.clipped(x, least, most)
 
 
 def constant(x: Array) -> Array:

@@ -1,7 +1,10 @@
 """What is different about JAX."""
 
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +12,22 @@ import jax.numpy as jnp
 from .._typing import Array, Namespace
 
 __all__ = [
+    "block",
+    "clipped",
+    "compiled",
     "constant",
     "device",
     "full_precision",
     "has_dtype",
+    "heads_at_once",
     "is_autocasting",
+    "map_rows",
+    "most_tiles",
     "namespace",
+    "working_set",
 ]
+
+T = TypeVar("T")
 
 
 def namespace() -> Namespace:
@@ -28,6 +40,67 @@ def device(x: Array) -> Any:
     if isinstance(x, jax.core.Tracer) or not x.committed or len(x.devices()) > 1:
         return None
     return x.device
+
+
+def block(x: Array, start: Array, size: int, axis: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis=x.ndim + axis)
+
+
+def clipped(x: Array, least: int, most: int) -> Array:
+    return jnp.clip(x, least, most)
+
+
+def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:
+    fields = problem._asdict()
+    traced = {name: x for name, x in fields.items() if jax.tree.leaves(x) and _is_array(x)}
+    static = tuple((name, x) for name, x in fields.items() if name not in traced)
+    return _call(function, type(problem), static, traced, arrays)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _call(function: Any, kind: Any, static: Any, traced: Any, arrays: Any) -> Any:
+    return function(kind(**dict(static), **traced), *arrays)
+
+
+def _is_array(x: Any) -> bool:
+    """Return whether `x` is an array, or holds nothing else."""
+    return all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
+
+
+def heads_at_once(x: Array) -> int:  # noqa: ARG001
+    return sys.maxsize
+
+
+def working_set(x: Array) -> int:  # noqa: ARG001
+    return (4 if jax.default_backend() == "cpu" else 256) * 2**20
+
+
+def most_tiles() -> int:
+    return sys.maxsize
+
+
+def map_rows(
+    body: Callable[[int | Array], tuple[Array, Array]],
+    start: int,
+    count: int,
+    size: int,
+    x: Array,
+) -> list[tuple[Array, Array]]:
+    if not isinstance(x, jax.core.Tracer):
+        # A loop primitive over a new function is compiled at every call.
+        return [body(start + i * size) for i in range(count)]
+    if count == 1:
+        return [jax.checkpoint(body, static_argnums=0)(start)]
+    # A loop primitive: what is compiled does not grow with the length.
+    outs, lses = jax.lax.map(jax.checkpoint(body), start + size * jnp.arange(count))
+    out, lse = jnp.moveaxis(outs, 0, -3), jnp.moveaxis(lses, 0, -2)
+    rows = count * size
+    return [
+        (
+            out.reshape(*out.shape[:-3], rows, out.shape[-1]),
+            lse.reshape(*lse.shape[:-2], rows),
+        )
+    ]
 
 
 def constant(x: Array) -> Array:

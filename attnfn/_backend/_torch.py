@@ -1,21 +1,31 @@
 """What is different about PyTorch."""
 
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import array_api_compat.torch
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from .._typing import Array, Namespace
 
 __all__ = [
+    "compiled",
     "constant",
     "device",
     "full_precision",
     "has_dtype",
+    "heads_at_once",
     "is_autocasting",
+    "map_rows",
+    "most_tiles",
     "namespace",
+    "working_set",
 ]
+
+T = TypeVar("T")
 
 
 def namespace() -> Namespace:
@@ -29,6 +39,41 @@ def device(x: Array) -> Any:
 
 def constant(x: Array) -> Array:
     return x.detach()
+
+
+def clipped(x: Array, least: int, most: int) -> None:
+    """Return nothing: a slice that starts at a tensor waits for its value."""
+
+
+def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:
+    return function(problem, *arrays)
+
+
+def heads_at_once(x: Array) -> int:
+    return 1 if x.device.type == "cpu" and not torch.compiler.is_compiling() else sys.maxsize
+
+
+def working_set(x: Array) -> int:
+    return (4 if x.device.type == "cpu" else 256) * 2**20
+
+
+def most_tiles() -> int:
+    return 16 if torch.compiler.is_compiling() else sys.maxsize
+
+
+def map_rows(
+    body: Callable[[int | Array], tuple[Array, Array]],
+    start: int,
+    count: int,
+    size: int,
+    x: Array,  # noqa: ARG001 (JAX asks whether it is traced)
+) -> list[tuple[Array, Array]]:
+    starts = range(start, start + count * size, size)
+    # Checkpoints are for autograd alone. Under torch.func, and in a graph, rows are kept.
+    transforms = torch._C._functorch.peek_interpreter_stack() is not None
+    if transforms or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return [body(i) for i in starts]
+    return [checkpoint(body, i, use_reentrant=False, preserve_rng_state=False) for i in starts]
 
 
 def is_autocasting(x: Array) -> bool:

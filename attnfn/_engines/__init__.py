@@ -6,7 +6,7 @@ from typing import TypeAlias
 from .._checks import check_choice, check_engine_exists
 from .._problem import AttentionProblem
 from .._typing import Array, EngineName
-from . import dense
+from . import blockwise, dense
 
 __all__ = ["choose_engine", "engine_name"]
 
@@ -15,7 +15,7 @@ Engine: TypeAlias = Callable[[AttentionProblem], tuple[Array, Array]]
 #: None: named already, so that callers can be written for it, but not there yet.
 ENGINES: dict[EngineName, Engine | None] = {
     "dense": dense.compute,
-    "blockwise": None,
+    "blockwise": blockwise.compute,
     "native": None,
 }
 

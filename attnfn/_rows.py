@@ -1,0 +1,50 @@
+"""Attention over whole rows: every engine of ours ends here."""
+
+import math
+
+from ._numerics import softmax
+from ._problem import AttentionProblem
+from ._scores import Scores, kept, product, score, sees
+from ._typing import Array
+
+__all__ = ["attend", "weigh"]
+
+
+def attend(problem: AttentionProblem) -> tuple[Array, Array]:
+    """Return the output and the lse of a clean problem, both in the compute dtype."""
+    xp = problem.xp
+    scores = score(problem)
+    weights, lse, is_bad = _weights(problem, scores)
+    if problem.dropout_mask is not None:
+        weights = xp.where(kept(problem), weights, 0.0) / problem.keep_rate
+    out = product(problem, weights, problem.v)
+
+    lse = lse if is_bad is False else xp.where(is_bad, math.nan, lse)
+    if problem.bad_values is not None:
+        is_bad = sees(scores, problem.bad_values, xp=xp) | is_bad
+    return out if is_bad is False else xp.where(is_bad, math.nan, out), lse[..., 0]
+
+
+def weigh(problem: AttentionProblem) -> Array:
+    """Return the weights alone, before dropout."""
+    scores = score(problem)
+    weights, _, is_bad = _weights(problem, scores)
+    if is_bad is False:
+        return weights
+    if scores.allowed is not None:
+        is_bad = is_bad & scores.allowed
+    return problem.xp.where(is_bad, math.nan, weights)
+
+
+def _weights(problem: AttentionProblem, scores: Scores) -> tuple[Array, Array, Array | bool]:
+    """Return the weights, the lse, and which rows are to become NaN."""
+    xp = problem.xp
+    weights, lse, empty = softmax(scores.values, problem.sinks, xp=xp)
+    is_bad = sees(scores, problem.bad_keys, xp=xp)
+    if problem.bad_queries is not None:
+        is_bad = (problem.bad_queries & ~empty) | is_bad
+    if scores.allowed is not None and is_bad is not False:
+        # They are 0 already. But where a hidden value is so large that its product with the
+        # gradient of the output is inf, the gradient of a weight must not be 0 * inf.
+        weights = xp.where(scores.allowed, weights, 0.0)
+    return weights, lse, is_bad
