@@ -7,6 +7,7 @@ from ._attention import (
     attention_with_lse,
     select_engine,
 )
+from ._derivatives import AttentionGradients, attention_jvp, attention_vjp
 from ._heads import combine_heads, merge_heads, project_heads, split_heads
 from ._masks import (
     causal_mask,
@@ -27,9 +28,12 @@ from ._parameters import flatten_params, unflatten_params
 from ._states import merge_attentions
 
 __all__ = [
+    "AttentionGradients",
     "MultiHeadAttentionParams",
     "attention",
+    "attention_jvp",
     "attention_scores",
+    "attention_vjp",
     "attention_weights",
     "attention_with_lse",
     "causal_mask",

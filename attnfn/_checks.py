@@ -24,6 +24,7 @@ __all__ = [
     "check_bool",
     "check_broadcast",
     "check_choice",
+    "check_closed_form",
     "check_distinct",
     "check_divides",
     "check_dropout",
@@ -58,9 +59,11 @@ __all__ = [
     "check_one_shape",
     "check_options",
     "check_pair",
+    "check_pair_saved",
     "check_params",
     "check_parts",
     "check_path",
+    "check_primals",
     "check_qkv_ndim",
     "check_real",
     "check_rng",
@@ -69,6 +72,8 @@ __all__ = [
     "check_scale",
     "check_sizes_meet",
     "check_softcap",
+    "check_tangent_shape",
+    "check_tangents",
     "check_unambiguous",
     "check_window",
     "dtype_name",
@@ -231,6 +236,60 @@ def check_engine_exists(engine: str, existing: Sequence[str], /) -> None:
             f"Use {_listed(map(repr, ('auto', *existing)), word='or')}."
         )
         raise NotImplementedError(msg)
+
+
+def check_closed_form(function: str, score_mod: Any, /) -> None:
+    if score_mod is not None:
+        msg = (
+            f"{function}() cannot do `score_mod`, whose derivative has no closed form; got "
+            f"{_shown(score_mod)}. Differentiate attention(..., engine='dense') by the "
+            f"library's own means, such as torch.autograd or jax.grad."
+        )
+        raise NotImplementedError(msg)
+
+
+def check_pair_saved(saved: Any, /) -> None:
+    if not isinstance(saved, tuple | list) or len(saved) != 2:
+        msg = (
+            f"`saved` must be a pair (out, lse), as attention_with_lse() returns it; "
+            f"got {_shown_kind(saved)}."
+        )
+        raise TypeError(msg)
+
+
+def check_primals(primals: Any, /) -> None:
+    if not isinstance(primals, tuple | list) or len(primals) != 3:
+        msg = (
+            f"`primals` must be a tuple (query, key, value); got {_shown_kind(primals)}. "
+            f"`bias` and `sinks` are options, as in attention()."
+        )
+        raise TypeError(msg)
+
+
+def check_tangents(tangents: Any, /) -> None:
+    if not isinstance(tangents, tuple | list) or not 3 <= len(tangents) <= 5:
+        msg = (
+            f"`tangents` must be a tuple (query, key, value), with bias and sinks after them "
+            f"if these change, too; got {_shown_kind(tangents)}. What does not change is ()."
+        )
+        raise TypeError(msg)
+
+
+def check_tangent_shape(name: str, x: Array, argument: str, given: Any, /) -> None:
+    """Check that a tangent has an argument to change, and its shape."""
+    if given is None or callable(given):
+        got = "none" if given is None else "a function"
+        msg = (
+            f"`{name}` must be () unless `{argument}` is an array; got shape {shape_of(x)} "
+            f"where `{argument}` is {got}."
+        )
+        raise ValueError(msg)
+    wanted = () if namespace(given) is None else shape_of(given)
+    if shape_of(x) != wanted:
+        msg = (
+            f"`{name}` must have the shape of `{argument}`, {wanted}; got shape {shape_of(x)}."
+        )
+        raise ValueError(msg)
 
 
 def check_bool(name: str, x: Any, /) -> None:
@@ -758,6 +817,12 @@ def _shown_dtype(dtype: Any, /) -> str:
         return repr(dtype)
     root = (dtype if isinstance(dtype, type) else type(dtype)).__module__.partition(".")[0]
     return dtype_name(dtype) if root == "builtins" else f"{root} {dtype_name(dtype)}"
+
+
+def _shown_kind(x: Any, /) -> str:
+    """Say what came where a tuple was wanted, and how many there are in it."""
+    kind = "None" if x is None else describe_kind(x)
+    return f"a {kind} of {len(x)}" if isinstance(x, tuple | list) else kind
 
 
 def _shown(x: Any, /) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from ._backend import constant, known_finite
 from ._typing import Array, Namespace
 
-__all__ = ["cast", "nonfinite_vectors", "softmax", "without"]
+__all__ = ["cast", "nonfinite_vectors", "softmax", "softmax_with_sinks", "sum_to", "without"]
 
 
 def cast(x: Array, dtype: Any, /, *, xp: Namespace) -> Array:
@@ -35,6 +35,14 @@ def softmax(
 
     A row in which every score is -inf is empty: its weights are zeros, sink or no sink.
     """
+    weights, _, lse, empty = softmax_with_sinks(scores, sinks, xp=xp)
+    return weights, lse, empty
+
+
+def softmax_with_sinks(
+    scores: Array, sinks: Array | None, /, *, xp: Namespace
+) -> tuple[Array, Array | None, Array, Array]:
+    """Return the same, and after the weights those of the sinks."""
     if 0 in scores.shape:
         peak = xp.sum(scores, axis=-1, keepdims=True) - math.inf
     else:
@@ -47,10 +55,21 @@ def softmax(
 
     exp = xp.exp(scores - peak)
     total = xp.sum(exp, axis=-1, keepdims=True)
-    if sinks is not None:
-        total = total + xp.exp(sinks - peak)
+    sink_exp = None if sinks is None else xp.exp(sinks - peak)
+    if sink_exp is not None:
+        total = total + sink_exp
     # Whatever is not empty holds exp(peak - peak), so only nothing at all adds up to 0.
     nothing = total == 0
     total = xp.where(nothing, 1.0, total)
     lse = xp.where(nothing, -math.inf, xp.log(total) + peak)
-    return exp / total, lse, empty
+    return exp / total, None if sink_exp is None else sink_exp / total, lse, empty
+
+
+def sum_to(x: Array, shape: tuple[int, ...], /, *, xp: Namespace) -> Array:
+    """Sum over the axes along which an array of `shape` was broadcast."""
+    surplus = x.ndim - len(shape)
+    axes = tuple(range(surplus)) + tuple(
+        surplus + i for i, n in enumerate(shape) if n == 1 != x.shape[surplus + i]
+    )
+    x = xp.sum(x, axis=axes, keepdims=True) if axes else x
+    return x if tuple(x.shape) == tuple(shape) else xp.reshape(x, shape)

@@ -25,7 +25,9 @@ __all__ = [
     "kept",
     "positions",
     "product",
+    "product_over_rows",
     "score",
+    "score_before_bias",
     "sees",
     "with_nan",
     "within_window",
@@ -60,6 +62,11 @@ def clean(problem: AttentionProblem) -> AttentionProblem:
 
 def score(problem: AttentionProblem) -> Scores:
     """Compute the scores of a clean problem: score_mod, softcap, bias, mask, in this order."""
+    return score_before_bias(problem)[0]
+
+
+def score_before_bias(problem: AttentionProblem) -> tuple[Scores, Array]:
+    """Return the scores, and what they were before the bias and the mask."""
     xp = problem.xp
     at = _positions(problem) if problem.uses_positions else ()
     allowed = _allowed(problem, at)
@@ -71,11 +78,12 @@ def score(problem: AttentionProblem) -> Scores:
         s = _modified(problem, s, at)
     if problem.softcap is not None:
         s = _capped(s, problem.softcap, keep_inf=problem.score_mod is not None, xp=xp)
+    before = s
     if problem.bias is not None:
         s = s + _term(problem, "bias", at)
     if allowed is not None:
         s = xp.where(allowed, s, -math.inf)
-    return Scores(s, allowed)
+    return Scores(s, allowed), before
 
 
 def sees(scores: Scores, bad_keys: Array | None, /, *, xp: Namespace) -> Array | bool:
@@ -110,14 +118,27 @@ def product(problem: AttentionProblem, rows: Array, keys: Array, /) -> Array:
     if problem.group == 1:
         return rows @ keys
     reshape, few, group = problem.xp.reshape, problem.num_kv_heads, problem.group
-    *batch, num_heads, q_len, dim = rows.shape
-    # Two axes become two others in two steps: neither Dask's chunks nor the sizes that
-    # torch.export does not know allow it in one.
-    rows = reshape(rows, (*batch, few, group, q_len, dim))
-    out = reshape(rows, (*batch, few, group * q_len, dim)) @ keys
+    num_heads, q_len = rows.shape[-3:-1]
+    out = _lined_up(problem, rows) @ keys
     *batch, _, _, dim = out.shape
     out = reshape(out, (*batch, few, group, q_len, dim))
     return reshape(out, (*batch, num_heads, q_len, dim))
+
+
+def product_over_rows(problem: AttentionProblem, left: Array, right: Array, /) -> Array:
+    """Multiply the transpose of rows by rows: what each key/value head gets of its group."""
+    if problem.group > 1:
+        left, right = _lined_up(problem, left), _lined_up(problem, right)
+    return problem.xp.matrix_transpose(left) @ right
+
+
+def _lined_up(problem: AttentionProblem, rows: Array, /) -> Array:
+    reshape, few, group = problem.xp.reshape, problem.num_kv_heads, problem.group
+    *batch, _, q_len, dim = rows.shape
+    # Two axes become two others in two steps: neither Dask's chunks nor the sizes that
+    # torch.export does not know allow it in one.
+    rows = reshape(rows, (*batch, few, group, q_len, dim))
+    return reshape(rows, (*batch, few, group * q_len, dim))
 
 
 def _by_query_head(problem: AttentionProblem, x: Array, /) -> Array:

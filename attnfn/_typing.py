@@ -8,6 +8,7 @@ __all__ = [
     "Array",
     "ArrayT",
     "AttentionOptions",
+    "DerivativeOptions",
     "EngineName",
     "Namespace",
     "PositionFunction",
@@ -63,9 +64,14 @@ class WeightOptions(ScoreOptions, total=False):
     sinks: float | Array | None
 
 
-class AttentionOptions(WeightOptions, total=False):
-    """And those that need the values: every option of `attention`."""
+class DerivativeOptions(WeightOptions, total=False):
+    """And those that need the values."""
 
     dropout_mask: Array | PositionFunction | None
     dropout_rate: float | None
+
+
+class AttentionOptions(DerivativeOptions, total=False):
+    """And how to compute: every option of `attention`."""
+
     engine: EngineName

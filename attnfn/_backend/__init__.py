@@ -16,6 +16,7 @@ import numpy as np
 from .._typing import Array, Namespace
 
 __all__ = [
+    "add_block",
     "arange",
     "block",
     "bounds",
@@ -42,6 +43,7 @@ __all__ = [
     "plain",
     "scalar",
     "span_between",
+    "sum_rows",
     "working_set",
 ]
 
@@ -172,6 +174,40 @@ def map_rows(
     if library is None:
         return [body(start + i * size) for i in range(count)]
     return library.map_rows(body, start, count, size, x)
+
+
+def sum_rows(
+    body: Callable[[int | Array], tuple[Any, Any]],
+    add: Callable[[Any, Any, int | Array], Any],
+    start: int,
+    count: int,
+    size: int,
+    sums: Any,
+    x: Array,
+) -> tuple[Any, list[tuple[Array, ...]]]:
+    """Call `body` as `map_rows` does, for rows, to be collected, and for parts, to be added up.
+
+    ``add(sums, parts, start)`` returns the sums to go on with. Rows are axis -2 of each array.
+    """
+    library = _special_library(x)
+    if library is not None:
+        return library.sum_rows(body, add, start, count, size, sums, x)
+    collected = []
+    for i in range(start, start + count * size, size):
+        rows, parts = body(i)
+        sums = add(sums, parts, i)
+        collected.append(rows)
+    return sums, collected
+
+
+def add_block(x: Array, part: Array, row: int | Array, column: int | Array) -> Array:
+    """Return `x` with `part` added to a block of its last two axes; `x` itself is given up."""
+    library = _special_library(x)
+    if library is not None:
+        return library.add_block(x, part, row, column)
+    height, width = part.shape[-2:]
+    x[..., row : row + height, column : column + width] += part
+    return x
 
 
 def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from .._typing import Array, Namespace
 
 __all__ = [
+    "add_block",
     "block",
     "clipped",
     "compiled",
@@ -24,6 +25,7 @@ __all__ = [
     "map_rows",
     "most_tiles",
     "namespace",
+    "sum_rows",
     "working_set",
 ]
 
@@ -101,6 +103,41 @@ def map_rows(
             lse.reshape(*lse.shape[:-2], rows),
         )
     ]
+
+
+def sum_rows(
+    body: Callable[[int | Array], tuple[Any, Any]],
+    add: Callable[[Any, Any, int | Array], Any],
+    start: int,
+    count: int,
+    size: int,
+    sums: Any,
+    x: Array,
+) -> tuple[Any, list[tuple[Array, ...]]]:
+    if count == 1 or not isinstance(x, jax.core.Tracer):
+        collected = []
+        once = (
+            jax.checkpoint(body, static_argnums=0) if isinstance(x, jax.core.Tracer) else body
+        )
+        for i in range(start, start + count * size, size):
+            rows, parts = once(i)
+            sums = add(sums, parts, i)
+            collected.append(rows)
+        return sums, collected
+
+    def step(sums: Any, at: Array) -> tuple[Any, tuple[Array, ...]]:
+        rows, parts = jax.checkpoint(body)(at)
+        return add(sums, parts, at), rows
+
+    sums, stacked = jax.lax.scan(step, sums, start + size * jnp.arange(count))
+    moved = [jnp.moveaxis(x, 0, -3) for x in stacked]
+    return sums, [tuple(x.reshape(*x.shape[:-3], count * size, x.shape[-1]) for x in moved)]
+
+
+def add_block(x: Array, part: Array, row: int | Array, column: int | Array) -> Array:
+    at = (*[0] * (x.ndim - 2), row, column)
+    old = jax.lax.dynamic_slice(x, at, (*x.shape[:-2], *part.shape[-2:]))
+    return jax.lax.dynamic_update_slice(x, old + part, at)
 
 
 def constant(x: Array) -> Array:

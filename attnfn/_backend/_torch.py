@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import array_api_compat.torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .._typing import Array, Namespace
 
 __all__ = [
+    "add_block",
     "compiled",
     "constant",
     "device",
@@ -22,6 +24,7 @@ __all__ = [
     "map_rows",
     "most_tiles",
     "namespace",
+    "sum_rows",
     "working_set",
 ]
 
@@ -68,12 +71,47 @@ def map_rows(
     size: int,
     x: Array,  # noqa: ARG001 (JAX asks whether it is traced)
 ) -> list[tuple[Array, Array]]:
-    starts = range(start, start + count * size, size)
+    body = _forgetful(body)
+    return [body(i) for i in range(start, start + count * size, size)]
+
+
+def sum_rows(
+    body: Callable[[int | Array], tuple[Any, Any]],
+    add: Callable[[Any, Any, int | Array], Any],
+    start: int,
+    count: int,
+    size: int,
+    sums: Any,
+    x: Array,  # noqa: ARG001 (JAX asks whether it is traced)
+) -> tuple[Any, list[tuple[Array, ...]]]:
+    body, collected = _forgetful(body), []
+    for i in range(start, start + count * size, size):
+        rows, parts = body(i)
+        sums = add(sums, parts, i)
+        collected.append(rows)
+    return sums, collected
+
+
+def add_block(x: Array, part: Array, row: int, column: int) -> Array:
+    (height, width), (most_rows, most_columns) = part.shape[-2:], x.shape[-2:]
+    if _is_transforming():
+        # Under vmap, what varies cannot be added in place to what does not.
+        right, below = most_columns - column - width, most_rows - row - height
+        return x + torch.nn.functional.pad(part, (column, right, row, below))
+    x[..., row : row + height, column : column + width] += part
+    return x
+
+
+def _forgetful(body: Callable[[int | Array], T]) -> Callable[[int | Array], T]:
+    """Return a body of which autograd keeps nothing but the arguments."""
     # Checkpoints are for autograd alone. Under torch.func, and in a graph, rows are kept.
-    transforms = torch._C._functorch.peek_interpreter_stack() is not None
-    if transforms or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return [body(i) for i in starts]
-    return [checkpoint(body, i, use_reentrant=False, preserve_rng_state=False) for i in starts]
+    if _is_transforming() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return body
+    return partial(checkpoint, body, use_reentrant=False, preserve_rng_state=False)
+
+
+def _is_transforming() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def is_autocasting(x: Array) -> bool:

@@ -1,0 +1,222 @@
+"""The derivatives of whole rows in closed form: no library has to differentiate.
+
+With ``w`` the weights, ``dP`` their gradient, and ``delta`` what is taken off again because
+their sum stays the same:
+
+    delta = sum(w * dP) - d_lse        sum(w * dP) is sum(d_out * out)
+    ds = w * (dP - delta)              0 where the query may not attend
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from ._numerics import cast, nonfinite_vectors, softmax_with_sinks, sum_to, without
+from ._problem import AttentionProblem
+from ._scores import kept, product, product_over_rows, score_before_bias, sees
+from ._typing import Array
+
+__all__ = ["Differentials", "clean_tangent", "pull_back", "push_forward"]
+
+
+class Differentials(NamedTuple):
+    """One array for each that has a derivative, in its shape; None: not there, or zero."""
+
+    q: Array | None = None
+    k: Array | None = None
+    v: Array | None = None
+    bias: Array | None = None
+    sinks: Array | None = None
+
+
+def clean_tangent(problem: AttentionProblem, tangent: Differentials, /) -> Differentials:
+    """Do to a tangent what `clean` does to its problem."""
+    xp = problem.xp
+
+    def cleaned(x: Array, dx: Array | None) -> Array | None:
+        if dx is None:
+            return None
+        bad = nonfinite_vectors(cast(x, problem.dtype, xp=xp), xp=xp)
+        return without(cast(dx, problem.dtype, xp=xp), bad, xp=xp)
+
+    d_q = cleaned(problem.q, tangent.q)
+    return tangent._replace(
+        q=None if d_q is None else d_q * problem.scale,
+        k=cleaned(problem.k, tangent.k),
+        v=cleaned(problem.v, tangent.v),
+    )
+
+
+def pull_back(
+    problem: AttentionProblem,
+    d_out: Array,
+    d_lse: Array | None,
+    saved: tuple[Array, Array] | None = None,
+    /,
+) -> Differentials:
+    """Return the gradients of a clean problem.
+
+    `d_lse` and a saved lse have an axis of 1 at the end, where an output has the values'.
+    """
+    xp = problem.xp
+    row = _attended(problem)
+    if saved is not None:
+        row = _as_saved(row, *saved, xp=xp)
+    d_out = _zeroed(d_out, row.is_empty | row.is_bad_out, xp=xp)
+
+    dropped = row.weights
+    d_weights = product(problem, d_out, xp.matrix_transpose(problem.v))
+    if problem.dropout_mask is not None:
+        keep = kept(problem)
+        dropped = xp.where(keep, dropped, 0.0) / problem.keep_rate
+        d_weights = xp.where(keep, d_weights, 0.0) / problem.keep_rate
+    d_v = product_over_rows(problem, dropped, d_out)
+
+    # Where a hidden value is huge, 0 * inf must not come into the sum.
+    d_weights = _where(row.live, d_weights, xp=xp)
+    if saved is None:
+        delta = xp.sum(row.weights * d_weights, axis=-1, keepdims=True)
+    else:
+        out = _zeroed(saved[0], row.is_empty | row.is_bad_out, xp=xp)
+        delta = xp.sum(d_out * out, axis=-1, keepdims=True)
+    if d_lse is not None:
+        delta = delta - _zeroed(d_lse, row.is_bad_lse, xp=xp)
+    d_scores = _where(row.live, row.weights * (d_weights - delta), xp=xp)
+
+    d_bias = d_sinks = None
+    if problem.bias is not None and not callable(problem.bias):
+        d_bias = sum_to(d_scores, problem.bias.shape, xp=xp)
+    if problem.sinks is not None:
+        d_sinks = -xp.sum(row.sink_weights * delta, axis=-2, keepdims=True)
+        d_sinks = sum_to(d_sinks, problem.sinks.shape, xp=xp)
+    if row.slope is not None:
+        d_scores = d_scores * row.slope
+    d_q = product(problem, d_scores, problem.k) * problem.scale
+    d_k = product_over_rows(problem, d_scores, problem.q)
+    return Differentials(
+        q=sum_to(d_q, problem.q.shape, xp=xp),
+        k=sum_to(d_k, problem.k.shape, xp=xp),
+        v=sum_to(d_v, problem.v.shape, xp=xp),
+        bias=d_bias,
+        sinks=d_sinks,
+    )
+
+
+def push_forward(
+    problem: AttentionProblem, tangent: Differentials, /
+) -> tuple[Array, Array, Array, Array]:
+    """Return output, lse, and how they change along a clean tangent.
+
+    An lse has an axis of 1 at the end, where an output has the values'.
+    """
+    xp = problem.xp
+    row = _attended(problem)
+    keep = None if problem.dropout_mask is None else kept(problem)
+
+    def to_values(weights: Array, v: Array) -> Array:
+        if keep is not None:
+            weights = xp.where(keep, weights, 0.0) / problem.keep_rate
+        return product(problem, weights, v)
+
+    out = to_values(row.weights, problem.v)
+    d_out, d_lse = xp.zeros_like(out), xp.zeros_like(row.lse)
+    if tangent.v is not None:
+        d_out = d_out + to_values(row.weights, tangent.v)
+    d_scores = _d_scores(problem, row, tangent)
+    if d_scores is not None:
+        d_lse = d_lse + xp.sum(row.weights * d_scores, axis=-1, keepdims=True)
+    if tangent.sinks is not None:
+        d_lse = d_lse + row.sink_weights * tangent.sinks
+    if d_scores is not None or tangent.sinks is not None:
+        d_shifted = -d_lse if d_scores is None else d_scores - d_lse
+        d_out = d_out + to_values(row.weights * d_shifted, problem.v)
+
+    return (
+        _replaced(out, row.is_bad_out, math.nan, xp=xp),
+        _replaced(row.lse, row.is_bad_lse, math.nan, xp=xp),
+        _zeroed(d_out, row.is_bad_out, xp=xp),
+        _zeroed(d_lse, row.is_bad_lse, xp=xp),
+    )
+
+
+def _d_scores(
+    problem: AttentionProblem, row: "_Attended", tangent: Differentials
+) -> Array | None:
+    """Return how the scores change, None if they do not."""
+    xp = problem.xp
+    d_scores = None
+    if tangent.q is not None:
+        d_scores = product(problem, tangent.q, xp.matrix_transpose(problem.k))
+    if tangent.k is not None:
+        by_keys = product(problem, problem.q, xp.matrix_transpose(tangent.k))
+        d_scores = by_keys if d_scores is None else d_scores + by_keys
+    if d_scores is not None:
+        d_scores = d_scores if row.slope is None else d_scores * row.slope
+    if tangent.bias is not None:
+        d_scores = tangent.bias if d_scores is None else d_scores + tangent.bias
+    return None if d_scores is None else _where(row.live, d_scores, xp=xp)
+
+
+class _Attended(NamedTuple):
+    """What the forward pass of some rows finds, as far as a derivative needs it."""
+
+    weights: Array  # before dropout
+    sink_weights: Array | None  # (..., q_len, 1), as whatever is one to a row
+    lse: Array
+    slope: Array | None  # of the softcap, None: 1
+    live: Array | None  # which scores can change a weight, None: all
+    is_empty: Array
+    is_bad_lse: Array | bool  # rows whose lse and output are to become NaN
+    is_bad_out: Array | bool  # and those whose output is, at least
+
+
+def _attended(problem: AttentionProblem) -> _Attended:
+    xp = problem.xp
+    scores, before_bias = score_before_bias(problem)
+    weights, sink_weights, lse, is_empty = softmax_with_sinks(
+        scores.values, problem.sinks, xp=xp
+    )
+    slope = None
+    if problem.softcap is not None:
+        bent = before_bias / problem.softcap
+        slope = 1.0 - bent * bent
+    is_bad_lse = sees(scores, problem.bad_keys, xp=xp)
+    if problem.bad_queries is not None:
+        is_bad_lse = (problem.bad_queries & ~is_empty) | is_bad_lse
+    is_bad_out = is_bad_lse
+    if problem.bad_values is not None:
+        is_bad_out = sees(scores, problem.bad_values, xp=xp) | is_bad_lse
+    # Only a bias can hide what is allowed.
+    live = scores.allowed if problem.bias is None else scores.values != -math.inf
+    return _Attended(weights, sink_weights, lse, slope, live, is_empty, is_bad_lse, is_bad_out)
+
+
+def _as_saved(row: _Attended, out: Array, lse: Array, /, *, xp: Any) -> _Attended:
+    """Turn to the weights that a saved lse means: over more keys, maybe, than are at hand.
+
+    They are found from the row's own lse, so that nothing is lost where the two are the same.
+    """
+    has_weight = xp.isfinite(lse)
+    share = xp.exp(row.lse - xp.where(has_weight, lse, 0.0))
+    share = xp.where(has_weight, share, 0.0)
+    is_bad_lse = xp.isnan(lse) | row.is_bad_lse
+    is_bad_out = xp.any(xp.isnan(out), axis=-1, keepdims=True) | row.is_bad_out | is_bad_lse
+    sink_weights = None if row.sink_weights is None else row.sink_weights * share
+    return row._replace(
+        weights=row.weights * share,
+        sink_weights=sink_weights,
+        is_bad_lse=is_bad_lse,
+        is_bad_out=is_bad_out,
+    )
+
+
+def _where(live: Array | None, x: Array, /, *, xp: Any) -> Array:
+    return x if live is None else xp.where(live, x, 0.0)
+
+
+def _zeroed(x: Array, rows: Array | bool, /, *, xp: Any) -> Array:
+    """Let nothing pass through some rows, be it NaN."""
+    return _replaced(x, rows, 0.0, xp=xp)
+
+
+def _replaced(x: Array, rows: Array | bool, value: float, /, *, xp: Any) -> Array:
+    return x if rows is False else xp.where(rows, value, x)
