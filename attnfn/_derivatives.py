@@ -85,7 +85,7 @@ def attention_vjp(
     **options: Unpack[DerivativeOptions],
 ) -> AttentionGradients:
     r"""
-    Gradients of attention, in closed form: the backward pass, on every library.
+    Backward pass of attention: its gradients in closed form, on every library.
 
     With :math:`w` the weights, :math:`\mathit{keep}` the dropout mask over
     ``1 - dropout_rate``, and :math:`A` what the query may attend to:
