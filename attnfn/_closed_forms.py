@@ -10,7 +10,7 @@ their sum stays the same:
 import math
 from typing import Any, NamedTuple
 
-from ._numerics import cast, nonfinite_vectors, softmax_with_sinks, sum_to, without
+from ._numerics import cast, nonfinite_vectors, softmax_with_sinks, sum_to, transposed, without
 from ._problem import AttentionProblem
 from ._scores import kept, product, product_over_rows, score_before_bias, sees
 from ._typing import Array
@@ -64,7 +64,7 @@ def pull_back(
     d_out = _zeroed(d_out, row.is_empty | row.is_bad_out, xp=xp)
 
     dropped = row.weights
-    d_weights = product(problem, d_out, xp.matrix_transpose(problem.v))
+    d_weights = product(problem, d_out, transposed(problem.v, xp=xp))
     if problem.dropout_mask is not None:
         keep = kept(problem)
         dropped = xp.where(keep, dropped, 0.0) / problem.keep_rate
@@ -145,9 +145,9 @@ def _d_scores(
     xp = problem.xp
     d_scores = None
     if tangent.q is not None:
-        d_scores = product(problem, tangent.q, xp.matrix_transpose(problem.k))
+        d_scores = product(problem, tangent.q, transposed(problem.k, xp=xp))
     if tangent.k is not None:
-        by_keys = product(problem, problem.q, xp.matrix_transpose(tangent.k))
+        by_keys = product(problem, problem.q, transposed(tangent.k, xp=xp))
         d_scores = by_keys if d_scores is None else d_scores + by_keys
     if d_scores is not None:
         d_scores = d_scores if row.slope is None else d_scores * row.slope

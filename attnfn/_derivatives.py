@@ -20,9 +20,9 @@ from ._checks import (
     is_absent,
 )
 from ._closed_forms import Differentials
-from ._engines.blockwise import compute_jvp, compute_vjp
 from ._numerics import cast
 from ._problem import AttentionProblem, describe
+from ._tiles import compute_jvp, compute_vjp
 from ._typing import Array, ArrayT, DerivativeOptions
 
 __all__ = ["AttentionGradients", "attention_jvp", "attention_vjp"]

@@ -6,7 +6,7 @@ from typing import Any
 from ._backend import constant, known_finite
 from ._typing import Array, Namespace
 
-__all__ = ["cast", "nonfinite_vectors", "softmax", "softmax_with_sinks", "sum_to", "without"]
+__all__ = ["cast", "nonfinite_vectors", "softmax", "softmax_with_sinks", "sum_to", "transposed", "without"]
 
 
 def cast(x: Array, dtype: Any, /, *, xp: Namespace) -> Array:
@@ -73,3 +73,10 @@ def sum_to(x: Array, shape: tuple[int, ...], /, *, xp: Namespace) -> Array:
     )
     x = xp.sum(x, axis=axes, keepdims=True) if axes else x
     return x if tuple(x.shape) == tuple(shape) else xp.reshape(x, shape)
+
+
+def transposed(x: Array, /, *, xp: Namespace) -> Array:
+    """Exchange the last two axes."""
+    # Not matrix_transpose, which torch.autograd cannot batch.
+    *batch, a, b = range(x.ndim)
+    return xp.permute_dims(x, (*batch, b, a))

@@ -15,7 +15,7 @@ from ._checks import (
     check_one_library,
     is_absent,
 )
-from ._numerics import cast, nonfinite_vectors, without
+from ._numerics import cast, nonfinite_vectors, transposed, without
 from ._problem import AttentionProblem, fit_term
 from ._typing import Array, Namespace
 
@@ -70,7 +70,7 @@ def score_before_bias(problem: AttentionProblem) -> tuple[Scores, Array]:
     xp = problem.xp
     at = _positions(problem) if problem.uses_positions else ()
     allowed = _allowed(problem, at)
-    s = product(problem, problem.q, xp.matrix_transpose(problem.k))
+    s = product(problem, problem.q, transposed(problem.k, xp=xp))
 
     if problem.score_mod is not None:
         # What is hidden may have overflowed, and the function may multiply it by itself.
@@ -129,7 +129,7 @@ def product_over_rows(problem: AttentionProblem, left: Array, right: Array, /) -
     """Multiply the transpose of rows by rows: what each key/value head gets of its group."""
     if problem.group > 1:
         left, right = _lined_up(problem, left), _lined_up(problem, right)
-    return problem.xp.matrix_transpose(left) @ right
+    return transposed(left, xp=problem.xp) @ right
 
 
 def _lined_up(problem: AttentionProblem, rows: Array, /) -> Array:

@@ -50,10 +50,10 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(autouse=True)
 def _few_rows_at_once(monkeypatch):
     """Cut even the shortest queries into tiles, so that every test of an engine meets their edges."""
-    from attnfn._engines import blockwise
+    from attnfn import _tiles
 
-    monkeypatch.setattr(blockwise, "LEAST_ROWS", 1)
-    monkeypatch.setattr(blockwise, "MOST_ROWS", 2)
+    monkeypatch.setattr(_tiles, "LEAST_ROWS", 1)
+    monkeypatch.setattr(_tiles, "MOST_ROWS", 2)
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ __all__ = [
     "scalar",
     "span_between",
     "sum_rows",
+    "with_gradient",
     "working_set",
 ]
 
@@ -231,6 +232,21 @@ def heads_at_once(x: Array) -> int:
     """Return how many key/value heads to work on together: one where caches are small."""
     library = _special_library(x)
     return 1 if library is None else library.heads_at_once(x)
+
+
+def with_gradient(
+    forward: Callable[[Any], tuple[Array, Array]],
+    backward: Callable[..., dict[str, Array | None]],
+    problem: Any,
+    /,
+) -> tuple[Array, Array]:
+    """Return ``forward(problem)``; a library that asks for gradients is given those of `backward`.
+
+    ``backward(problem, d_out, d_lse, (out, lse))`` returns them by the name of the field. JAX
+    differentiates by itself.
+    """
+    library = _special_library(problem.q)
+    return forward(problem) if library is None else library.with_gradient(forward, backward, problem)
 
 
 def working_set(x: Array) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "most_tiles",
     "namespace",
     "sum_rows",
+    "with_gradient",
     "working_set",
 ]
 
@@ -67,6 +68,10 @@ def _call(function: Any, kind: Any, static: Any, traced: Any, arrays: Any) -> An
 def _is_array(x: Any) -> bool:
     """Return whether `x` is an array, or holds nothing else."""
     return all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
+
+
+def with_gradient(forward: Any, backward: Any, problem: Any, /) -> tuple[Array, Array]:  # noqa: ARG001
+    return forward(problem)
 
 
 def heads_at_once(x: Array) -> int:  # noqa: ARG001

@@ -21,10 +21,13 @@ __all__ = [
     "has_dtype",
     "heads_at_once",
     "is_autocasting",
+    "is_transforming",
     "map_rows",
+    "may_look",
     "most_tiles",
     "namespace",
     "sum_rows",
+    "with_gradient",
     "working_set",
 ]
 
@@ -50,6 +53,15 @@ def clipped(x: Array, least: int, most: int) -> None:
 
 def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:
     return function(problem, *arrays)
+
+
+def with_gradient(forward: Any, backward: Any, problem: Any, /) -> tuple[Array, Array]:
+    if torch.compiler.is_compiling():
+        # What is compiled is differentiated by the compiler, which would not see into ours.
+        return forward(problem)
+    from ._torch_gradient import with_gradient
+
+    return with_gradient(forward, backward, problem)
 
 
 def heads_at_once(x: Array) -> int:
@@ -94,7 +106,7 @@ def sum_rows(
 
 def add_block(x: Array, part: Array, row: int, column: int) -> Array:
     (height, width), (most_rows, most_columns) = part.shape[-2:], x.shape[-2:]
-    if _is_transforming():
+    if is_transforming() or torch._C._functorch.is_legacy_batchedtensor(part):
         # Under vmap, what varies cannot be added in place to what does not.
         right, below = most_columns - column - width, most_rows - row - height
         return x + torch.nn.functional.pad(part, (column, right, row, below))
@@ -105,13 +117,29 @@ def add_block(x: Array, part: Array, row: int, column: int) -> Array:
 def _forgetful(body: Callable[[int | Array], T]) -> Callable[[int | Array], T]:
     """Return a body of which autograd keeps nothing but the arguments."""
     # Checkpoints are for autograd alone. Under torch.func, and in a graph, rows are kept.
-    if _is_transforming() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if is_transforming() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return body
     return partial(checkpoint, body, use_reentrant=False, preserve_rng_state=False)
 
 
-def _is_transforming() -> bool:
+def is_transforming() -> bool:
+    """Return whether a transform of torch.func is at work."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def may_look(x: Array) -> bool:
+    """Return whether the values of `x` are there, and may decide how to compute.
+
+    Not in a graph, where they would be baked in, nor on a device, which would be waited for.
+    """
+    return (
+        type(x) in (torch.Tensor, torch.nn.Parameter)
+        and x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not is_transforming()
+        and torch._C._get_tracing_state() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
 
 
 def is_autocasting(x: Array) -> bool:

@@ -1,0 +1,401 @@
+"""PyTorch's own kernel, ``scaled_dot_product_attention``, where it keeps to these semantics.
+
+It knows queries, keys, values, a mask that is added, and one causal order. What else there is
+becomes one of these: a window and packed segments are slices, a sink is a factor on the result,
+the gradient of an lse is one more column of the values.
+
+It is not careful with what is not finite: 0 * NaN from a hidden key is NaN. Where values may be
+looked at they are, and what is not finite is left to the rows of the definition. Where they may
+not, in a graph or on a device, keys that no query may see are set to zero.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from .._typing import Array
+from ._torch import is_transforming, may_look, with_gradient
+
+__all__ = ["Rows", "attention", "supports"]
+
+#: What scaled_dot_product_attention comes to on a CPU: it returns the lse, too.
+_forward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+
+#: Rows of a slice of a window, forward and backward: a backward pass makes more of fewer calls.
+ROWS, GRADIENT_ROWS = 256, 512
+#: How many numbers of a mask there are at once.
+MASK_SIZE = 2**24
+#: So few query rows to a key/value head had better be one product for all of its query heads.
+FEW_ROWS = 64
+#: How often a loop may be unrolled in a graph.
+MOST_SLICES = 16
+
+
+class Rows(NamedTuple):
+    """What the engine lends: how a problem is cut, masked, and computed with care."""
+
+    narrow: Callable[[Any, Any, Any], Any]
+    visible: Callable[[Any, int, int], tuple[int, int]]
+    allowed: Callable[[Any], Array | None]
+    attend: Callable[[Any], tuple[Array, Array]]
+    pull_back: Callable[..., Any]
+
+
+class _Part(NamedTuple):
+    """Some consecutive rows and the keys that they may see, and what the kernel is to be told."""
+
+    problem: Any
+    rows: slice
+    keys: slice
+    mask: Array | None  # to be added
+    is_causal: bool
+
+
+def supports(problem: Any, /) -> str | None:
+    """Return what this kernel cannot do of a problem, None if it can do all of it."""
+    for name in ("score_mod", "softcap", "dropout_mask"):
+        if getattr(problem, name) is not None:
+            return f"`{name}`"
+    for name in ("mask", "bias"):
+        if callable(getattr(problem, name)):
+            return f"a function given as `{name}`"
+    if is_transforming():
+        return "the transforms of torch.func"
+    has_positions = problem.window != (None, None)
+    if has_positions and isinstance(problem.q_offset, torch.Tensor):
+        return "an array given as `q_offset`"
+    if _forward is not None and may_look(problem.q):
+        return None
+    if problem.wants_lse or problem.sinks is not None:
+        return f"the log-sum-exp, in a graph or on the device {problem.q.device.type}"
+    if has_positions and not all(type(n) is int for n in problem.shape[-2:]):
+        return "windows over lengths that are not known"
+    return None
+
+
+def attention(problem: Any, rows: Rows, /) -> tuple[Array, Array | None]:
+    """Return the output and the lse, None where the kernel does not tell, in the compute dtype."""
+    if _forward is not None and may_look(problem.q):
+        return with_gradient(partial(_attend, rows), partial(_pull_back, rows), problem)
+    return _attend_unseen(rows, problem), None
+
+
+def _attend(rows: Rows, problem: Any, /) -> tuple[Array, Array]:
+    if not _is_ordinary(problem):
+        return rows.attend(problem)
+    problem = _cast(problem)
+    results = [_of_part(part) for part in _parts(rows, problem, ROWS)]
+    if len(results) == 1:
+        ((out, lse),) = results
+    else:
+        outs, lses = zip(*results, strict=True)
+        out, lse = torch.cat(outs, dim=-2), torch.cat(lses, dim=-1)
+    if not _is_finite(out):
+        return rows.attend(problem)
+    return (out, lse) if problem.sinks is None else _with_sinks(out, lse, problem.sinks)
+
+
+def _of_part(part: _Part, /) -> tuple[Array, Array]:
+    """Return the output and the lse of some rows, in the shape of the problem."""
+    problem = part.problem
+    shape = problem.shape[:-1]
+    if 0 in problem.shape:
+        out = problem.q.new_zeros((*shape, problem.v.shape[-1]))
+        return out, problem.q.new_full(shape, -math.inf)
+    q, k, v = _laid_out(problem)
+    out, lse = _forward(
+        q, k, v, 0.0, part.is_causal, attn_mask=part.mask, scale=float(problem.scale)
+    )
+    if part.mask is not None and (lse == 0.0).any():
+        # It says 0 of a row in which nothing is allowed.
+        lse = torch.where((part.mask == -math.inf).all(-1), -math.inf, lse)
+    out = out[..., : problem.v.shape[-1]]
+    return out.reshape(*shape, out.shape[-1]), lse.reshape(shape)
+
+
+def _with_sinks(out: Array, lse: Array, sinks: Array, /) -> tuple[Array, Array]:
+    """Let the sink have its share of a result that was computed without it."""
+    both = torch.logaddexp(lse, sinks[..., 0])
+    share = torch.where(lse == -math.inf, 0.0, torch.exp(lse - both))
+    return out * share[..., None], both
+
+
+def _pull_back(
+    rows: Rows,
+    problem: Any,
+    d_out: Array,
+    d_lse: Array | None,
+    saved: tuple[Array, Array],
+    /,
+) -> dict[str, Array]:
+    """Return the gradients of a problem by name, in the compute dtype."""
+    # The kernel's own backward pass has no derivative, and tells no gradient of a mask.
+    needs_more = torch.is_grad_enabled() or (
+        problem.bias is not None and problem.bias.requires_grad
+    )
+    found = None
+    if not needs_more and _backward is not None and may_look(problem.q):
+        found = _gradients(rows, problem, d_out, d_lse, saved)
+    return found or rows.pull_back(problem, d_out, d_lse, saved)
+
+
+def _gradients(
+    rows: Rows, problem: Any, d_out: Array, d_lse: Array | None, saved: tuple[Array, Array], /
+) -> dict[str, Array] | None:
+    out, lse = saved
+    if not (_is_ordinary(problem) and _is_finite(d_out, out)):
+        return None
+    full = _cast(problem)
+    # Where there are no keys every score is -inf, and exp(-inf - 0) is the weight.
+    lse = torch.where(lse == -math.inf, 0.0, lse)
+    arrays = {name: getattr(full, name) for name in ("q", "k", "v")}
+    sums = {name: torch.zeros_like(x) for name, x in arrays.items()}
+    for part in _parts(rows, full, GRADIENT_ROWS):
+        if 0 in part.problem.shape:
+            continue
+        at = (..., part.rows)
+        found = _of_part_back(
+            part,
+            d_out[(*at, slice(None))],
+            None if d_lse is None else d_lse[at],
+            out[(*at, slice(None))],
+            lse[at],
+        )
+        for name, x in zip(("q", "k", "v"), found, strict=True):
+            span = part.rows if name == "q" else part.keys
+            sums[name][..., span, :] += x.sum_to_size(sums[name][..., span, :].shape)
+    if not _is_finite(*sums.values()):
+        return None
+    if problem.sinks is not None:
+        delta = (d_out * out).sum(-1, keepdim=True)
+        delta = delta if d_lse is None else delta - d_lse[..., None]
+        share = torch.exp(problem.sinks - saved[1][..., None])
+        d_sinks = -(share * delta).sum(-2, keepdim=True)
+        sums["sinks"] = d_sinks.sum_to_size(problem.sinks.shape)
+    return sums
+
+
+def _of_part_back(
+    part: _Part, d_out: Array, d_lse: Array | None, out: Array, lse: Array, /
+) -> tuple[Array, Array, Array]:
+    problem = part.problem
+    by_lse = d_lse is not None
+    q, k, v = _laid_out(problem, extra=by_lse)
+    value_dim = problem.v.shape[-1]
+
+    def laid_out(x: Array, last: Array | None = None) -> Array:
+        # With a column of ones in the values, what stands there in the gradient of the output
+        # is added to that of every weight; and nothing is taken off if the output has a 0.
+        x = x if last is None else torch.cat((x, last[..., None]), dim=-1)
+        x = x.reshape(*q.shape[:3], x.shape[-1])
+        return pad(x, (0, v.shape[-1] - x.shape[-1])) if x.shape[-1] < v.shape[-1] else x
+
+    if by_lse:
+        v[..., value_dim] = 1.0
+    d_q, d_k, d_v = _backward(
+        laid_out(d_out, d_lse),
+        q,
+        k,
+        v,
+        laid_out(out),
+        lse.reshape(q.shape[:3]),
+        0.0,
+        part.is_causal,
+        attn_mask=part.mask,
+        scale=float(problem.scale),
+    )
+    head_dim = problem.q.shape[-1]
+    *batch, num_heads, q_len, kv_len = _with_heads(problem.shape)
+    few, group = problem.num_kv_heads, problem.group
+    d_q = d_q[..., :head_dim].reshape(*batch, num_heads, q_len, head_dim)
+    d_k, d_v = (
+        x[..., :dim].reshape(*batch, few, -1, kv_len, dim).sum(-3)
+        for x, dim in ((d_k, head_dim), (d_v, value_dim))
+    )
+    return d_q, d_k, d_v
+
+
+def _attend_unseen(rows: Rows, problem: Any, /) -> Array:
+    """Compute the output alone, by operations that torch differentiates and compiles."""
+    if 0 in problem.shape or 0 in problem.v.shape:
+        return rows.attend(problem)[0]
+    problem = _cast(problem)
+    size = problem.shape[-2]
+    if problem.window not in ((None, None), (None, 0)):
+        size = max(ROWS, -(-size // MOST_SLICES))
+    outs = []
+    for part in _parts(rows, problem, size):
+        q, k, v = _laid_out(part.problem, pads=False)
+        if part.mask is not None:
+            seen = (part.mask > -math.inf).any(-2)
+            seen = seen.any(-2) if seen.ndim > 2 else seen
+            k, v = (torch.where(seen[..., None, :, None], x, 0.0) for x in (k, v))
+        scale = part.problem.scale
+        out = scaled_dot_product_attention(
+            q, k, v, attn_mask=part.mask, is_causal=part.is_causal, scale=scale
+        )
+        outs.append(out.reshape(*part.problem.shape[:-1], out.shape[-1]))
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-2)
+
+
+def _parts(rows: Rows, problem: Any, size: int, /) -> Iterator[_Part]:
+    """Cut a problem into calls of the kernel, in the order of the rows."""
+    q_len, kv_len = problem.shape[-2:]
+    everything = (0, kv_len)
+    runs = _runs(problem)
+    if runs is not None:
+        for start, end, keys in runs:
+            run = rows.narrow(problem._replace(segments=None), (start, end - start), keys)
+            for part in _parts(rows, run, size):
+                yield part._replace(
+                    rows=slice(start + part.rows.start, start + part.rows.stop),
+                    keys=slice(keys[0] + part.keys.start, keys[0] + part.keys.stop),
+                )
+        return
+    is_masked = not (problem.mask is None and problem.bias is None and problem.segments is None)
+    shift = problem.q_offset - problem.kv_start
+    if problem.window == (None, None) and not is_masked:
+        yield _Part(problem, slice(0, q_len), slice(0, kv_len), None, is_causal=False)
+        return
+    if problem.window == (None, 0) and type(shift) is int and shift == 0 and not is_masked:
+        yield _Part(problem, slice(0, q_len), slice(0, kv_len), None, is_causal=True)
+        return
+    if problem.window == (None, None):
+        heads = math.prod(s for x in (problem.mask, problem.bias) if x is not None for s in x.shape[:-2])
+        size = max(ROWS, MASK_SIZE // max(1, kv_len * heads)) if type(kv_len) is int else q_len
+    # In the middle of a window one slice is masked as the other.
+    masks: dict[Any, Array | None] = {}
+    for start in range(0, q_len, size) if type(q_len) is int and size < q_len else (0,):
+        count = min(size, q_len - start) if size < q_len else q_len
+        keys = rows.visible(problem, start, count)
+        part = rows.narrow(problem, (start, count), keys)
+        at = (count, keys[1], keys[0] - start)
+        if is_masked or at not in masks:
+            mask = None if 0 in part.shape else _mask(rows, part)
+            if not is_masked:
+                masks[at] = mask
+        else:
+            mask = masks[at]
+        yield _Part(
+            part,
+            slice(start, start + count),
+            slice(keys[0], keys[0] + keys[1]),
+            mask,
+            is_causal=False,
+        )
+
+
+def _runs(problem: Any, /) -> list[tuple[int, int, tuple[int, int]]] | None:
+    """Return (first row, end, (first key, count)) of each packed segment.
+
+    None if there are no segments, they differ over the batch, or one is in several places.
+    """
+    if problem.segments is None or not may_look(problem.q):
+        return None
+    ids = [x.reshape(-1) for x in problem.segments]
+    if [x.shape[0] for x in ids] != list(problem.shape[-2:]):
+        return None
+    (q_ids, q_counts), (kv_ids, kv_counts) = (
+        (values.tolist(), counts.tolist())
+        for values, counts in (torch.unique_consecutive(x, return_counts=True) for x in ids)
+    )
+    if len(set(kv_ids)) < len(kv_ids):
+        return None
+    starts = [0]
+    for count in kv_counts:
+        starts.append(starts[-1] + count)
+    keys = {i: (start, count) for i, start, count in zip(kv_ids, starts, kv_counts, strict=False)}
+    runs, first = [], 0
+    for i, count in zip(q_ids, q_counts, strict=True):
+        runs.append((first, first + count, keys.get(i, (0, 0))))
+        first += count
+    return runs
+
+
+def _mask(rows: Rows, problem: Any, /) -> Array | None:
+    """Return what is to be added to the scores of a part, in the kernel's layout."""
+    allowed, bias = rows.allowed(problem), problem.bias
+    if allowed is None and bias is None:
+        return None
+    if bias is None:
+        mask = _as_term(allowed, problem.dtype)
+    else:
+        mask = bias if allowed is None else torch.where(allowed, bias, -math.inf)
+    *batch, num_heads, q_len, kv_len = _with_heads(problem.shape)
+    if mask.ndim < 3 or all(n == 1 for n in mask.shape[:-2]):
+        return mask.reshape(mask.shape[-2:] if mask.ndim > 1 else (1, -1)).expand(q_len, kv_len)
+    shape = (*[1] * (len(batch) + 3 - mask.ndim), *mask.shape)
+    heads, group = shape[-3], problem.group
+    mask = mask.reshape(shape).expand(*batch, heads, q_len, kv_len)
+    if group == 1:
+        return mask.reshape(-1, heads, q_len, kv_len)
+    few = problem.num_kv_heads
+    by_group = (few, group) if heads > 1 else (1, 1)
+    mask = mask.reshape(*batch, *by_group, q_len, kv_len)
+    mask = mask.expand(*batch, few, by_group[1], q_len, kv_len)
+    return mask.reshape(-1, by_group[1], q_len, kv_len)
+
+
+def _as_term(allowed: Array, dtype: Any, /) -> Array:
+    """Return 0 where something is allowed, -inf elsewhere: made of bits, four times as fast."""
+    if dtype != torch.float32:
+        return torch.where(allowed, 0.0, -math.inf).to(dtype)
+    # All bits of -1 are set, those of 0 are not: what is left of -1 are the bits of -inf.
+    return (allowed.to(torch.int32) - 1).bitwise_and_(-(2**23)).view(torch.float32)
+
+
+def _laid_out(
+    problem: Any, /, *, extra: bool = False, pads: bool = True
+) -> tuple[Array, Array, Array]:
+    """Return queries, keys, values with four axes and equally many heads, nothing copied.
+
+    Query heads that share keys become the heads of a batch entry of their own, all with the
+    same key. Query and key get as many columns as the values, or the other way round.
+    """
+    *batch, num_heads, q_len, kv_len = _with_heads(problem.shape)
+    few, group = problem.num_kv_heads, problem.group
+
+    def whole(x: Array, heads: int, length: int) -> Array:
+        x = x.expand(*batch, heads, length, x.shape[-1])
+        if group == 1:
+            return x.reshape(-1, heads, length, x.shape[-1])
+        return x.reshape(-1, heads // few, length, x.shape[-1])
+
+    q = whole(problem.q, num_heads, q_len)
+    k, v = whole(problem.k, few, kv_len), whole(problem.v, few, kv_len)
+    if group > 1:
+        k, v = (x.expand(-1, group, -1, -1) for x in (k, v))
+    if not pads:
+        return q, k, v
+    dim, value_dim = q.shape[-1], v.shape[-1] + extra
+    width = max(dim, value_dim)
+    if dim < width:
+        q, k = (pad(x, (0, width - dim)) for x in (q, k))
+    if v.shape[-1] < width:
+        v = pad(v, (0, width - v.shape[-1]))
+    return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+
+
+def _with_heads(shape: tuple[int, ...], /) -> tuple[int, ...]:
+    return shape if len(shape) > 2 else (1, *shape)
+
+
+def _cast(problem: Any, /) -> Any:
+    q, k, v = (x.to(problem.dtype) for x in (problem.q, problem.k, problem.v))
+    return problem._replace(q=q, k=k, v=v)
+
+
+def _is_ordinary(problem: Any, /) -> bool:
+    """Return whether there is something to compute, and queries and keys are finite."""
+    no_axis = 0 in problem.shape or 0 in problem.v.shape or 0 in problem.q.shape
+    return not no_axis and _is_finite(problem.q, problem.k)
+
+
+def _is_finite(*arrays: Array) -> bool:
+    """Return whether arrays hold no NaN and no inf, nor numbers that add up to one."""
+    return math.isfinite(sum(x.detach().sum(dtype=x.dtype).item() for x in arrays))

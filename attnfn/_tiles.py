@@ -1,0 +1,341 @@
+"""A few rows at a time, against the keys that they may see: memory linear in the length.
+
+Each row's softmax is whole, so that nothing has to be rescaled and the numbers are those of
+the definition. What causal order, windows and segments rule out is not touched.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial, reduce
+from operator import add
+from typing import Any
+
+from ._backend import (
+    add_block,
+    block,
+    bounds,
+    clipped,
+    compiled,
+    heads_at_once,
+    map_rows,
+    most_tiles,
+    span_between,
+    sum_rows,
+    working_set,
+)
+from ._closed_forms import Differentials, clean_tangent, pull_back, push_forward
+from ._problem import AttentionProblem, Span, narrow, narrow_heads
+from ._rows import attend
+from ._scores import clean
+from ._typing import Array, Namespace
+
+__all__ = ["compute_by_rows", "compute_jvp", "compute_vjp", "visible"]
+
+#: How many arrays of the size of the scores at hand there are at once: in the forward pass,
+#: and in a derivative.
+FORWARD_ARRAYS, DERIVATIVE_ARRAYS = 3, 5
+#: Fewer rows make a slow product, more do not make it faster.
+LEAST_ROWS, MOST_ROWS = 16, 512
+#: Into how many pieces queries are cut whose rows are mapped over in one loop: each piece
+#: has its keys sliced for its last row.
+PIECES = 8
+
+
+def compute_by_rows(problem: AttentionProblem, /) -> tuple[Array, Array]:
+    """Return the output and the lse, both in the compute dtype."""
+    # What a function captured may have changed by the next call.
+    return compiled(_compute, problem) if problem.is_of_arrays else _compute(problem)
+
+
+def _compute(problem: AttentionProblem, /) -> tuple[Array, Array]:
+    problem = clean(problem)
+    heads = _few_heads(problem)
+    if not heads:
+        return _in_rows(problem)
+    return _joined(problem, [_in_rows(narrow_heads(problem, h)) for h in heads], axis=-3)
+
+
+def _few_heads(problem: AttentionProblem, /) -> list[Span]:
+    """Return the key/value heads to work on one after the other, none where it is on all."""
+    few, num_kv_heads = heads_at_once(problem.q), problem.num_kv_heads
+    if len(problem.shape) < 3 or few >= num_kv_heads or not problem.is_of_arrays:
+        return []
+    return [Span(h, min(few, num_kv_heads - h)) for h in range(0, num_kv_heads, few)]
+
+
+def _in_rows(problem: AttentionProblem, /) -> tuple[Array, Array]:
+    size = _rows_at_once(problem, FORWARD_ARRAYS)
+    parts = [part for piece in _pieces(problem, size) for part in _piece(problem, piece, size)]
+    return _joined(problem, parts, axis=-2)
+
+
+def _joined(
+    problem: AttentionProblem, parts: list[tuple[Array, Array]], /, *, axis: int
+) -> tuple[Array, Array]:
+    """Put outputs together along an axis, and the lses, which have no value_dim after it."""
+    if len(parts) == 1:
+        return parts[0]
+    outs, lses = zip(*parts, strict=True)
+    return problem.xp.concat(outs, axis=axis), problem.xp.concat(lses, axis=axis + 1)
+
+
+def compute_vjp(
+    problem: AttentionProblem,
+    d_out: Array,
+    d_lse: Array | None = None,
+    saved: tuple[Array, Array] | None = None,
+    /,
+) -> Differentials:
+    """Return the gradients of the arrays of a problem, in the compute dtype.
+
+    `d_out`, `d_lse` and what was saved, (out, lse), are in it, too, with all axes written out.
+    """
+    results = (d_out, d_lse, *(saved or (None, None)))
+    if problem.is_of_arrays:
+        return compiled(_vjp, problem, *results)
+    return _vjp(problem, *results)
+
+
+def compute_jvp(
+    problem: AttentionProblem, tangent: Differentials, /
+) -> tuple[Array, Array, Array, Array]:
+    """Return output and lse, and how they change along a tangent, in the compute dtype."""
+    return compiled(_jvp, problem, tangent) if problem.is_of_arrays else _jvp(problem, tangent)
+
+
+def _vjp(
+    problem: AttentionProblem,
+    d_out: Array,
+    d_lse: Array | None,
+    out: Array | None,
+    lse: Array | None,
+    /,
+) -> Differentials:
+    problem = clean(problem)
+    if problem.bias is not None and not callable(problem.bias) and problem.bias.ndim == 1:
+        problem = problem._replace(bias=problem.bias[None, :])
+    results = (d_out, _as_column(d_lse), out, _as_column(lse))
+    heads = _few_heads(problem)
+    if not heads:
+        return _vjp_in_rows(problem, results)
+    parts = []
+    for h in heads:
+        served = Span(h.start * problem.group, h.size * problem.group)
+        own = tuple(_block_of(x, served, -3, problem.shape[-3]) for x in results)
+        parts.append(_vjp_in_rows(narrow_heads(problem, h), own))
+    return Differentials(
+        *(
+            _of_heads(like, list(found), xp=problem.xp)
+            for like, found in zip(
+                _differentiable(problem), zip(*parts, strict=True), strict=True
+            )
+        )
+    )
+
+
+def _of_heads(
+    like: Array | None, parts: list[Array | None], /, *, xp: Namespace
+) -> Array | None:
+    """Line up the gradients of an array that was cut into heads; else they are of it all."""
+    if like is None or parts[0] is None:
+        return None
+    if like.ndim > 2 and like.shape[-3] > 1:
+        return xp.concat(parts, axis=-3)
+    return reduce(add, parts)
+
+
+def _vjp_in_rows(
+    problem: AttentionProblem, results: tuple[Array | None, ...], /
+) -> Differentials:
+    def gradients(rows: Span, keys: Span) -> tuple[tuple[Array], Differentials]:
+        d_out, d_lse, out, lse = (_block_of(x, rows, -2, problem.shape[-2]) for x in results)
+        saved = None if out is None else (out, lse)
+        found = pull_back(narrow(problem, rows, keys), d_out, d_lse, saved)
+        return (found.q,), found._replace(q=None)
+
+    def added(
+        sums: Differentials, part: Differentials, rows: Span, keys: Span
+    ) -> Differentials:
+        return Differentials(
+            k=_added(sums.k, part.k, keys.start, 0),
+            v=_added(sums.v, part.v, keys.start, 0),
+            bias=_added(sums.bias, part.bias, rows.start, keys.start),
+            sinks=None if part.sinks is None else sums.sinks + part.sinks,
+        )
+
+    _, *others = _differentiable(problem)
+    zeros = (None if x is None else problem.xp.zeros_like(x) for x in others)
+    sums, (d_q,) = _tiled(problem, gradients, added, Differentials(None, *zeros))
+    return sums._replace(q=d_q)
+
+
+def _differentiable(problem: AttentionProblem, /) -> Differentials:
+    """Return the arrays of a problem that have a gradient."""
+    bias = None if callable(problem.bias) else problem.bias
+    return Differentials(problem.q, problem.k, problem.v, bias, problem.sinks)
+
+
+def _jvp(
+    problem: AttentionProblem, tangent: Differentials, /
+) -> tuple[Array, Array, Array, Array]:
+    tangent = clean_tangent(problem, tangent)
+    problem = clean(problem)
+    # The tangent is cut as the problem is; of the rest there is nothing to cut.
+    along = problem._replace(
+        **tangent._asdict(),
+        mask=None,
+        dropout_mask=None,
+        segments=None,
+        q_offset=0,
+        bad_queries=None,
+        bad_keys=None,
+        bad_values=None,
+    )
+    heads = _few_heads(problem)
+    if not heads:
+        found = _jvp_in_rows(problem, along)
+    else:
+        parts = [_jvp_in_rows(narrow_heads(problem, h), narrow_heads(along, h)) for h in heads]
+        found = [problem.xp.concat(x, axis=-3) for x in zip(*parts, strict=True)]
+    out, lse, d_out, d_lse = found
+    return out, lse[..., 0], d_out, d_lse[..., 0]
+
+
+def _jvp_in_rows(problem: AttentionProblem, along: AttentionProblem, /) -> list[Array]:
+    def changes(rows: Span, keys: Span) -> tuple[tuple[Array, ...], tuple[()]]:
+        part = _differentiable(narrow(along, rows, keys))
+        return push_forward(narrow(problem, rows, keys), part), ()
+
+    return _tiled(problem, changes, lambda sums, *_: sums, ())[1]
+
+
+def _tiled(
+    problem: AttentionProblem,
+    body: Callable[[Span, Span], tuple[tuple[Array, ...], Any]],
+    plus: Callable[[Any, Any, Span, Span], Any],
+    sums: Any,
+    /,
+) -> tuple[Any, list[Array]]:
+    """Call `body` for a few rows at a time, and the keys that they may see.
+
+    Of what it returns, the first arrays are lined up along the rows, the others added.
+    """
+    size = _rows_at_once(problem, DERIVATIVE_ARRAYS)
+    collected = []
+    for piece in _pieces(problem, size):
+        spans = partial(_spans, problem, piece, size)
+        sums, rows = sum_rows(
+            partial(_at, spans, body),
+            partial(_added_at, spans, plus),
+            piece.start,
+            max(1, piece.size // size),
+            size,
+            sums,
+            problem.q,
+        )
+        collected += rows
+    if len(collected) == 1:
+        return sums, list(collected[0])
+    return sums, [problem.xp.concat(tiles, axis=-2) for tiles in zip(*collected, strict=True)]
+
+
+def _at(spans: Any, body: Any, start: int | Array, /) -> Any:
+    return body(*spans(start))
+
+
+def _added_at(spans: Any, plus: Any, sums: Any, part: Any, start: int | Array, /) -> Any:
+    return plus(sums, part, *spans(start))
+
+
+def _added(x: Array | None, part: Array | None, row: Any, column: Any, /) -> Array | None:
+    """Add a part where it belongs: an axis of the same size has been cut nowhere."""
+    if x is None or part is None:
+        return None
+    row = 0 if part.shape[-2] == x.shape[-2] else row
+    return add_block(x, part, row, 0 if part.shape[-1] == x.shape[-1] else column)
+
+
+def _block_of(x: Array | None, span: Span, axis: int, whole: int, /) -> Array | None:
+    return x if x is None or span.size == whole else block(x, span.start, span.size, axis)
+
+
+def _as_column(x: Array | None, /) -> Array | None:
+    return None if x is None else x[..., None]
+
+
+def _piece(problem: AttentionProblem, piece: Span, size: int, /) -> list[tuple[Array, Array]]:
+    """Return the results of consecutive rows, `size` at a time."""
+
+    def rows(start: int | Array) -> tuple[Array, Array]:
+        return attend(narrow(problem, *_spans(problem, piece, size, start)))
+
+    return map_rows(rows, piece.start, max(1, piece.size // size), size, problem.q)
+
+
+def _spans(
+    problem: AttentionProblem, piece: Span, size: int, start: int | Array, /
+) -> tuple[Span, Span]:
+    """Return the rows of a piece from `start` on, and the keys that they may see."""
+    rows = Span(start, min(size, piece.size))
+    keys = visible(problem, rows if isinstance(start, int) else piece)
+    return rows, _window(problem, rows, keys)
+
+
+def _pieces(problem: AttentionProblem, size: int, /) -> list[Span]:
+    """Cut the queries into spans of whole tiles, and one for the rest."""
+    q_len = problem.shape[-2]
+    tiles, rest = divmod(q_len, size)
+    each = -(-tiles // PIECES) * size if problem.window != (None, None) else tiles * size
+    spans = [
+        Span(start, min(each, tiles * size - start))
+        for start in range(0, tiles * size, each or 1)
+    ]
+    return [*spans, Span(tiles * size, rest)] if rest or not tiles else spans
+
+
+def visible(problem: AttentionProblem, rows: Span, /) -> Span:
+    """Return the keys that some of the rows may see, as far as is known without tracing."""
+    kv_len = problem.shape[-1]
+    first, end = 0, kv_len
+    offsets = bounds(problem.q_offset - problem.kv_start)
+    if offsets is not None and rows.size:
+        left, right = problem.window
+        if left is not None:
+            first = max(first, rows.start + offsets[0] - left)
+        if right is not None:
+            end = min(end, rows.start + rows.size + offsets[1] + right)
+    if problem.segments is not None and rows.size:
+        q_segments, kv_segments = problem.segments
+        ids = bounds(q_segments[..., rows.start : rows.start + rows.size, :])
+        least, most = span_between(kv_segments, ids) or (0, kv_len)
+        first, end = max(first, least), min(end, most)
+    return Span(min(first, kv_len), max(0, end - first))
+
+
+def _window(problem: AttentionProblem, rows: Span, keys: Span, /) -> Span:
+    """Return the keys in the window of rows whose position is traced: as many at each."""
+    left, right = problem.window
+    if isinstance(rows.start, int) and bounds(problem.q_offset) is not None:
+        return keys
+    if left is None or right is None or getattr(problem.q_offset, "ndim", 0) > 0:
+        return keys
+    width = rows.size + left + right
+    if width >= keys.size:
+        return keys
+    start = clipped(
+        rows.start + problem.q_offset - left, keys.start, keys.start + keys.size - width
+    )
+    return keys if start is None else Span(start, width)
+
+
+def _rows_at_once(problem: AttentionProblem, arrays: int, /) -> int:
+    """Return how many rows fit into the budget, with all the keys that one row may see."""
+    *batch, q_len, kv_len = problem.shape
+    left, right = problem.window
+    seen = kv_len
+    if left is not None and right is not None:
+        seen = min(kv_len, left + right + MOST_ROWS)
+    item = arrays * problem.xp.finfo(problem.dtype).bits // 8
+    rows = working_set(problem.q) // max(1, item * seen * math.prod(batch))
+    rows = max(LEAST_ROWS, min(MOST_ROWS, rows // LEAST_ROWS * LEAST_ROWS))
+    return max(rows, -(-q_len // most_tiles(problem.q)))
