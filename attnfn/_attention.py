@@ -132,8 +132,9 @@ def attention(
     engine : {"auto", "dense", "blockwise", "native"}, optional
         How to compute; engines agree up to rounding. "dense" keeps all scores at once.
         "blockwise" takes a few queries at a time, against the keys that they may see: its
-        memory grows with the length, not with its square. "native" is not there yet. "auto",
-        the default, takes "dense".
+        memory grows with the length, not with its square. "native" is a kernel made for the
+        library: there is one for NumPy, which takes all but `score_mod`. "auto", the default,
+        takes "dense".
 
     Returns
     -------
@@ -300,7 +301,7 @@ def attention_with_lse(
     check_options("attention_with_lse", options, ATTENTION_OPTIONS)
     chosen: dict[str, Any] = dict(options)
     engine = chosen.pop("engine", "auto")
-    problem = describe(query, key, value, **chosen)
+    problem = describe(query, key, value, wants_lse=True, **chosen)
     compute = choose_engine(problem, engine)
     with full_precision(query):
         out, lse = compute(problem)

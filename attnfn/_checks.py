@@ -30,7 +30,6 @@ __all__ = [
     "check_dropout",
     "check_dtype",
     "check_dtype_exists",
-    "check_engine_exists",
     "check_equal_sizes",
     "check_exact_ndim",
     "check_exact_shape",
@@ -51,6 +50,7 @@ __all__ = [
     "check_modified_scores",
     "check_multiple",
     "check_namespace",
+    "check_native",
     "check_ndim",
     "check_one_batch",
     "check_one_device",
@@ -229,11 +229,12 @@ def check_choice(name: str, choice: Any, known: Sequence[str], /) -> None:
         raise ValueError(msg)
 
 
-def check_engine_exists(engine: str, existing: Sequence[str], /) -> None:
-    if engine not in existing:
+def check_native(obstacle: str | None, /) -> None:
+    """Check that nothing keeps the library's own kernel from computing a problem."""
+    if obstacle is not None:
         msg = (
-            f"`engine` must be one that exists; {engine!r} is not there yet. "
-            f"Use {_listed(map(repr, ('auto', *existing)), word='or')}."
+            f"`engine` must be one that can do what is asked; 'native' cannot do {obstacle}. "
+            f"Use 'auto', 'blockwise' or 'dense'."
         )
         raise NotImplementedError(msg)
 

@@ -3,10 +3,18 @@
 import math
 from typing import Any
 
-from ._backend import constant, known_finite
+from ._backend import constant, exp_or_zero, known_finite
 from ._typing import Array, Namespace
 
-__all__ = ["cast", "nonfinite_vectors", "softmax", "softmax_with_sinks", "sum_to", "transposed", "without"]
+__all__ = [
+    "cast",
+    "nonfinite_vectors",
+    "softmax",
+    "softmax_with_sinks",
+    "sum_to",
+    "transposed",
+    "without",
+]
 
 
 def cast(x: Array, dtype: Any, /, *, xp: Namespace) -> Array:
@@ -53,7 +61,7 @@ def softmax_with_sinks(
     # A row of -inf has peak -inf, and -inf - -inf is NaN.
     peak = xp.where(peak == -math.inf, 0.0, peak)
 
-    exp = xp.exp(scores - peak)
+    exp = exp_or_zero(scores - peak, xp)
     total = xp.sum(exp, axis=-1, keepdims=True)
     sink_exp = None if sinks is None else xp.exp(sinks - peak)
     if sink_exp is not None:

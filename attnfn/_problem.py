@@ -70,6 +70,7 @@ class AttentionProblem(NamedTuple):
     bad_queries: Array | None = None  # bool, (..., q_len, 1); None: there are none
     bad_keys: Array | None = None  # bool, (..., num_heads or 1, 1, kv_len)
     bad_values: Array | None = None  # the same
+    wants_lse: bool = False  # whether the lse is asked for, besides the output
 
     @property
     def is_of_arrays(self) -> bool:
@@ -103,6 +104,7 @@ def describe(
     dropout_mask: Array | PositionFunction | None = None,
     dropout_rate: float | None = None,
     compute_dtype: Any = None,
+    wants_lse: bool = False,
 ) -> AttentionProblem:
     """Validate the arguments of one call and normalise them."""
     arrays = {"query": query, "key": key} | ({} if is_absent(value) else {"value": value})
@@ -152,6 +154,7 @@ def describe(
         sinks=_sinks(sinks, shape, dtype, xp=xp, where=device(query)),
         dropout_mask=_term("dropout_mask", dropout_mask, shape, dtype, xp=xp),
         keep_rate=1.0 if dropout_rate is None else 1.0 - float(dropout_rate),
+        wants_lse=wants_lse,
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+from ._backend import may_have_gradient
 from ._numerics import softmax
 from ._problem import AttentionProblem
 from ._scores import Scores, kept, product, score, sees
@@ -43,7 +44,7 @@ def _weights(problem: AttentionProblem, scores: Scores) -> tuple[Array, Array, A
     is_bad = sees(scores, problem.bad_keys, xp=xp)
     if problem.bad_queries is not None:
         is_bad = (problem.bad_queries & ~empty) | is_bad
-    if scores.allowed is not None and is_bad is not False:
+    if scores.allowed is not None and may_have_gradient(weights):
         # They are 0 already. But where a hidden value is so large that its product with the
         # gradient of the output is inf, the gradient of a weight must not be 0 * inf.
         weights = xp.where(scores.allowed, weights, 0.0)

@@ -16,12 +16,14 @@ from ._checks import (
     is_absent,
 )
 from ._numerics import cast, nonfinite_vectors, transposed, without
-from ._problem import AttentionProblem, fit_term
+from ._problem import AttentionProblem, Span, fit_term, narrow
 from ._typing import Array, Namespace
 
 __all__ = [
     "Scores",
+    "allowed_of",
     "clean",
+    "evaluate",
     "kept",
     "positions",
     "product",
@@ -69,7 +71,7 @@ def score_before_bias(problem: AttentionProblem) -> tuple[Scores, Array]:
     """Return the scores, and what they were before the bias and the mask."""
     xp = problem.xp
     at = _positions(problem) if problem.uses_positions else ()
-    allowed = _allowed(problem, at)
+    allowed = allowed_of(problem, at)
     s = product(problem, problem.q, transposed(problem.k, xp=xp))
 
     if problem.score_mod is not None:
@@ -107,6 +109,14 @@ def with_nan(problem: AttentionProblem, scores: Scores, /) -> Array:
 def kept(problem: AttentionProblem) -> Array:
     """Return the dropout mask of a problem: True where a weight is kept."""
     return _term(problem, "dropout_mask", _positions(problem))
+
+
+def evaluate(
+    problem: AttentionProblem, name: str, row: int, rows: int, key: int, keys: int, /
+) -> Array:
+    """Return what a function given as mask, bias or dropout mask says of some rows and keys."""
+    part = narrow(problem, Span(row, rows), Span(key, keys))
+    return _term(part, name, _positions(part))
 
 
 def product(problem: AttentionProblem, rows: Array, keys: Array, /) -> Array:
@@ -191,8 +201,13 @@ def _positions(problem: AttentionProblem) -> tuple[Array, Array]:
     return positions(q_len, kv_len, *starts, xp=problem.xp, where=device(problem.q))
 
 
-def _allowed(problem: AttentionProblem, at: tuple[Array, ...]) -> Array | None:
-    """Return which query may attend to which key, None where each may attend to all."""
+def allowed_of(problem: AttentionProblem, at: tuple[Array, ...] | None = None) -> Array | None:
+    """Return which query may attend to which key, None where each may attend to all.
+
+    `at` are the positions, if they have been made.
+    """
+    if at is None:
+        at = _positions(problem) if problem.uses_positions else ()
     terms = []
     if problem.window != (None, None):
         (q_pos, kv_pos), (left, right) = at, problem.window

@@ -17,6 +17,11 @@ LIBRARIES = {
     "jax": "jax.numpy",
 }
 
+#: Those with a kernel behind `engine="native"`.
+NATIVE_LIBRARIES = {"numpy", "torch"}
+#: What it says of a problem that it cannot do.
+REFUSAL = "'native' cannot do"
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -47,17 +52,43 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("xp", wanted, indirect=True)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out the native engine on libraries that have none."""
+
+    def is_there(item):
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        return params.get("engine") != "native" or params.get("xp") in NATIVE_LIBRARIES
+
+    left_out = [item for item in items if not is_there(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if is_there(item)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Skip a test parametrised over engines where the native one says that it cannot do it."""
+    try:
+        return (yield)
+    except NotImplementedError as error:
+        if pyfuncitem.funcargs.get("engine") != "native" or REFUSAL not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
 @pytest.fixture(autouse=True)
 def _few_rows_at_once(monkeypatch):
     """Cut even the shortest queries into tiles, so that every test of an engine meets their edges."""
-    from attnfn import _tiles
-
-    monkeypatch.setattr(_tiles, "LEAST_ROWS", 1)
-    monkeypatch.setattr(_tiles, "MOST_ROWS", 2)
+    monkeypatch.setattr("attnfn._tiles.LEAST_ROWS", 1)
+    monkeypatch.setattr("attnfn._tiles.MOST_ROWS", 2)
 
 
 @pytest.fixture
-def xp(request):
+def xp(request, monkeypatch):
     """An array namespace; `@pytest.mark.libraries("torch", "jax", reason=...)` narrows the choice."""
     pytest.importorskip(LIBRARIES[request.param].replace("array_api_compat.torch", "torch"))
+    if request.param == "torch":
+        monkeypatch.setattr("attnfn._backend._torch_kernel.ROWS", 2)
+        monkeypatch.setattr("attnfn._backend._torch_kernel.GRADIENT_ROWS", 3)
+        monkeypatch.setattr("attnfn._backend._torch_kernel.MASK_SIZE", 8)
     return load(request.param)

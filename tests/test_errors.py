@@ -227,8 +227,8 @@ ValueError: `engine` must be one of 'auto', 'dense', 'blockwise', 'native'; got 
 attention(query, key, value, engine=None)
 ValueError: `engine` must be one of 'auto', 'dense', 'blockwise', 'native'; got None.
 
-attention(query, key, value, engine="native")
-NotImplementedError: `engine` must be one that exists; 'native' is not there yet. Use 'auto', 'dense' or 'blockwise'.
+attention(query, key, value, score_mod=lambda s, p, j: s, q_offset=0, engine="native")
+NotImplementedError: `engine` must be one that can do what is asked; 'native' cannot do …. Use 'auto', 'blockwise' or 'dense'.
 """
 
 UNKNOWN_OPTIONS = """

@@ -4,6 +4,7 @@ Whatever must differ from one library to the next is a function here, with the s
 all of them; the rest of attnfn is written against the Array API standard.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +26,7 @@ __all__ = [
     "constant",
     "describe_kind",
     "device",
+    "exp_or_zero",
     "from_numpy",
     "full_precision",
     "has_dtype",
@@ -36,8 +38,10 @@ __all__ = [
     "known_finite",
     "library_name",
     "map_rows",
+    "may_have_gradient",
     "most_tiles",
     "namespace",
+    "native_kernel",
     "numpy_generator",
     "numpy_namespace",
     "plain",
@@ -53,6 +57,11 @@ numpy_namespace: Namespace = np
 numpy_generator = np.random.Generator
 
 T = TypeVar("T")
+
+#: exp of less than this is a denormal number, or zero.
+_LEAST = {np.dtype(t): math.log(np.finfo(t).smallest_normal) for t in (np.float32, np.float64)}
+#: So few numbers that a look at them takes longer than whatever it can spare.
+SMALL = 4096
 
 #: What fits into the cache of a core, or nearly so.
 CPU_WORKING_SET = 4 * 2**20
@@ -103,6 +112,16 @@ def _special_namespace(xp: Namespace) -> ModuleType | None:
 
         return _jax
     return None
+
+
+def native_kernel(x: Array) -> ModuleType | None:
+    """Return the module of the library's own kernel: `supports` and `attention`."""
+    if isinstance(x, np.ndarray):
+        from . import _numpy_kernel
+
+        return _numpy_kernel
+    library = _special_library(x)
+    return None if library is None else library.native_kernel(x)
 
 
 def library_name(xp: Namespace) -> str:
@@ -240,13 +259,15 @@ def with_gradient(
     problem: Any,
     /,
 ) -> tuple[Array, Array]:
-    """Return ``forward(problem)``; a library that asks for gradients is given those of `backward`.
+    """Return ``forward(problem)``, with the gradients of `backward` where a library asks.
 
     ``backward(problem, d_out, d_lse, (out, lse))`` returns them by the name of the field. JAX
     differentiates by itself.
     """
     library = _special_library(problem.q)
-    return forward(problem) if library is None else library.with_gradient(forward, backward, problem)
+    if library is None:
+        return forward(problem)
+    return library.with_gradient(forward, backward, problem)
 
 
 def working_set(x: Array) -> int:
@@ -306,9 +327,35 @@ def is_autocasting(x: Array) -> bool:
 def known_finite(x: Array) -> bool:
     """Return True if `x` was seen to hold no NaN and no inf; False says nothing.
 
-    Only NumPy is asked. Elsewhere the answer would be baked into a trace, or wait for a device.
+    Only arrays whose values are at hand are asked. Elsewhere the answer would be baked into a
+    trace, or wait for a device.
     """
-    return isinstance(x, np.ndarray) and bool(np.isfinite(x).all())
+    if isinstance(x, np.ndarray):
+        return bool(np.isfinite(x).all())
+    library = _special_library(x)
+    return False if library is None else library.known_finite(x)
+
+
+def exp_or_zero(x: Array, xp: Namespace) -> Array:
+    """Return exp(x) of what is at most 0, and 0 where that would be a denormal number.
+
+    Products with denormal numbers take ten times as long and more.
+    """
+    if isinstance(x, np.ndarray):
+        least = _LEAST.get(x.dtype)
+        if least is not None and x.size > SMALL and x.min() < least:
+            x = np.where(x < least, x.dtype.type(-math.inf), x)
+        return np.exp(x)
+    library = _special_library(x)
+    return xp.exp(x) if library is None else library.exp_or_zero(x)
+
+
+def may_have_gradient(x: Array) -> bool:
+    """Return whether something may be differentiated by way of `x`."""
+    if isinstance(x, np.ndarray):
+        return False
+    library = _special_library(x)
+    return True if library is None else library.may_have_gradient(x)
 
 
 def has_dtype(dtype: Any, xp: Namespace) -> bool:

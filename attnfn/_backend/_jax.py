@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import ModuleType
 from typing import Any, TypeVar
 
 import jax
@@ -18,13 +19,17 @@ __all__ = [
     "compiled",
     "constant",
     "device",
+    "exp_or_zero",
     "full_precision",
     "has_dtype",
     "heads_at_once",
     "is_autocasting",
+    "known_finite",
     "map_rows",
+    "may_have_gradient",
     "most_tiles",
     "namespace",
+    "native_kernel",
     "sum_rows",
     "with_gradient",
     "working_set",
@@ -72,6 +77,10 @@ def _is_array(x: Any) -> bool:
 
 def with_gradient(forward: Any, backward: Any, problem: Any, /) -> tuple[Array, Array]:  # noqa: ARG001
     return forward(problem)
+
+
+def native_kernel(x: Array) -> ModuleType | None:  # noqa: ARG001
+    return None
 
 
 def heads_at_once(x: Array) -> int:  # noqa: ARG001
@@ -147,6 +156,18 @@ def add_block(x: Array, part: Array, row: int | Array, column: int | Array) -> A
 
 def constant(x: Array) -> Array:
     return jax.lax.stop_gradient(x)
+
+
+def known_finite(x: Array) -> bool:  # noqa: ARG001 (its values are not at hand)
+    return False
+
+
+def exp_or_zero(x: Array) -> Array:
+    return jnp.exp(x)
+
+
+def may_have_gradient(x: Array) -> bool:  # noqa: ARG001 (JAX does not tell)
+    return True
 
 
 def is_autocasting(x: Array) -> bool:  # noqa: ARG001 (the same question is asked of torch)

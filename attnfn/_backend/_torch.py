@@ -1,9 +1,11 @@
 """What is different about PyTorch."""
 
+import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import ModuleType
 from typing import Any, TypeVar
 
 import array_api_compat.torch
@@ -17,21 +19,29 @@ __all__ = [
     "compiled",
     "constant",
     "device",
+    "exp_or_zero",
     "full_precision",
     "has_dtype",
     "heads_at_once",
     "is_autocasting",
     "is_transforming",
+    "known_finite",
     "map_rows",
+    "may_have_gradient",
     "may_look",
     "most_tiles",
     "namespace",
+    "native_kernel",
     "sum_rows",
     "with_gradient",
     "working_set",
 ]
 
 T = TypeVar("T")
+
+LOG2_E = math.log2(math.e)
+#: exp of this is the smallest normal number.
+_LEAST = {t: math.log(torch.finfo(t).smallest_normal) for t in (torch.float32, torch.float64)}
 
 
 def namespace() -> Namespace:
@@ -62,6 +72,12 @@ def with_gradient(forward: Any, backward: Any, problem: Any, /) -> tuple[Array, 
     from ._torch_gradient import with_gradient
 
     return with_gradient(forward, backward, problem)
+
+
+def native_kernel(x: Array) -> ModuleType:  # noqa: ARG001
+    from . import _torch_kernel
+
+    return _torch_kernel
 
 
 def heads_at_once(x: Array) -> int:
@@ -140,6 +156,23 @@ def may_look(x: Array) -> bool:
         and torch._C._get_tracing_state() is None
         and torch._C._len_torch_dispatch_stack() == 0
     )
+
+
+def known_finite(x: Array) -> bool:
+    # A sum takes a third of the time of isfinite. Where it overflows the answer is "maybe not".
+    return may_look(x) and math.isfinite(x.detach().sum().item())
+
+
+def exp_or_zero(x: Array) -> Array:
+    least = _LEAST.get(x.dtype)
+    if least is None:
+        return torch.exp(x)
+    # exp crawls over -inf, exp2 does not.
+    return torch.exp2(torch.nn.functional.threshold(x, least, -math.inf) * LOG2_E)
+
+
+def may_have_gradient(x: Array) -> bool:
+    return x.requires_grad or is_transforming() or torch.compiler.is_compiling()
 
 
 def is_autocasting(x: Array) -> bool:

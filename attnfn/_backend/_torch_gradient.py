@@ -56,7 +56,7 @@ class _InClosedForm(torch.autograd.Function):
         return (None, None, None, *_like(problem, found))
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:  # noqa: ARG004
+    def jvp(ctx: Any, *tangents: Any) -> Any:
         msg = (
             "Forward-mode derivatives of the engines 'blockwise' and 'native' do not exist on "
             "PyTorch. Use attention(..., engine='dense'), or attention_jvp()."
@@ -66,7 +66,9 @@ class _InClosedForm(torch.autograd.Function):
 
 def _taken_apart(problem: Any, /) -> tuple[list[Array], Callable[[Any], Any]]:
     """Return the arrays of a problem, and the function that puts it together again."""
-    names = [name for name in problem._fields if isinstance(getattr(problem, name), torch.Tensor)]
+    names = [
+        name for name in problem._fields if isinstance(getattr(problem, name), torch.Tensor)
+    ]
     arrays = [getattr(problem, name) for name in names]
     rest = problem._replace(**dict.fromkeys(names))
     if problem.segments is None:

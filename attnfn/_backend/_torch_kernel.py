@@ -10,7 +10,7 @@ not, in a graph or on a device, keys that no query may see are set to zero.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,11 +20,13 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from .._typing import Array
 from ._torch import is_transforming, may_look, with_gradient
 
-__all__ = ["Rows", "attention", "supports"]
+__all__ = ["attention", "supports"]
 
 #: What scaled_dot_product_attention comes to on a CPU: it returns the lse, too.
 _forward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+_backward = getattr(
+    torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
+)
 
 #: Rows of a slice of a window, forward and backward: a backward pass makes more of fewer calls.
 ROWS, GRADIENT_ROWS = 256, 512
@@ -36,18 +38,8 @@ FEW_ROWS = 64
 MOST_SLICES = 16
 
 
-class Rows(NamedTuple):
-    """What the engine lends: how a problem is cut, masked, and computed with care."""
-
-    narrow: Callable[[Any, Any, Any], Any]
-    visible: Callable[[Any, int, int], tuple[int, int]]
-    allowed: Callable[[Any], Array | None]
-    attend: Callable[[Any], tuple[Array, Array]]
-    pull_back: Callable[..., Any]
-
-
 class _Part(NamedTuple):
-    """Some consecutive rows and the keys that they may see, and what the kernel is to be told."""
+    """Some consecutive rows and the keys that they may see, as the kernel is to be told."""
 
     problem: Any
     rows: slice
@@ -64,13 +56,17 @@ def supports(problem: Any, /) -> str | None:
     for name in ("mask", "bias"):
         if callable(getattr(problem, name)):
             return f"a function given as `{name}`"
-    if is_transforming():
-        return "the transforms of torch.func"
     has_positions = problem.window != (None, None)
     if has_positions and isinstance(problem.q_offset, torch.Tensor):
         return "an array given as `q_offset`"
     if _forward is not None and may_look(problem.q):
         return None
+    return _obstacle_to_a_graph(problem, has_positions=has_positions)
+
+
+def _obstacle_to_a_graph(problem: Any, /, *, has_positions: bool) -> str | None:
+    if is_transforming():
+        return "the transforms of torch.func"
     if problem.wants_lse or problem.sinks is not None:
         return f"the log-sum-exp, in a graph or on the device {problem.q.device.type}"
     if has_positions and not all(type(n) is int for n in problem.shape[-2:]):
@@ -78,25 +74,27 @@ def supports(problem: Any, /) -> str | None:
     return None
 
 
-def attention(problem: Any, rows: Rows, /) -> tuple[Array, Array | None]:
-    """Return the output and the lse, None where the kernel does not tell, in the compute dtype."""
+def attention(problem: Any, definition: Any, /) -> tuple[Array, Array | None]:
+    """Return the output and the lse in the compute dtype, None for an lse that is not told."""
     if _forward is not None and may_look(problem.q):
-        return with_gradient(partial(_attend, rows), partial(_pull_back, rows), problem)
-    return _attend_unseen(rows, problem), None
+        return with_gradient(
+            partial(_attend, definition), partial(_pull_back, definition), problem
+        )
+    return _attend_unseen(definition, problem), None
 
 
-def _attend(rows: Rows, problem: Any, /) -> tuple[Array, Array]:
+def _attend(definition: Any, problem: Any, /) -> tuple[Array, Array]:
     if not _is_ordinary(problem):
-        return rows.attend(problem)
+        return definition.attend(problem)
     problem = _cast(problem)
-    results = [_of_part(part) for part in _parts(rows, problem, ROWS)]
+    results = [_of_part(part) for part in _parts(definition, problem, ROWS)]
     if len(results) == 1:
         ((out, lse),) = results
     else:
         outs, lses = zip(*results, strict=True)
         out, lse = torch.cat(outs, dim=-2), torch.cat(lses, dim=-1)
     if not _is_finite(out):
-        return rows.attend(problem)
+        return definition.attend(problem)
     return (out, lse) if problem.sinks is None else _with_sinks(out, lse, problem.sinks)
 
 
@@ -120,13 +118,13 @@ def _of_part(part: _Part, /) -> tuple[Array, Array]:
 
 def _with_sinks(out: Array, lse: Array, sinks: Array, /) -> tuple[Array, Array]:
     """Let the sink have its share of a result that was computed without it."""
-    both = torch.logaddexp(lse, sinks[..., 0])
+    both = torch.logaddexp(lse, sinks[..., 0] if sinks.ndim else sinks)
     share = torch.where(lse == -math.inf, 0.0, torch.exp(lse - both))
     return out * share[..., None], both
 
 
 def _pull_back(
-    rows: Rows,
+    definition: Any,
     problem: Any,
     d_out: Array,
     d_lse: Array | None,
@@ -135,17 +133,24 @@ def _pull_back(
 ) -> dict[str, Array]:
     """Return the gradients of a problem by name, in the compute dtype."""
     # The kernel's own backward pass has no derivative, and tells no gradient of a mask.
-    needs_more = torch.is_grad_enabled() or (
-        problem.bias is not None and problem.bias.requires_grad
+    needs_more = (
+        torch.is_grad_enabled()
+        or (problem.bias is not None and problem.bias.requires_grad)
+        or torch._C._functorch.is_legacy_batchedtensor(d_out)
     )
     found = None
     if not needs_more and _backward is not None and may_look(problem.q):
-        found = _gradients(rows, problem, d_out, d_lse, saved)
-    return found or rows.pull_back(problem, d_out, d_lse, saved)
+        found = _gradients(definition, problem, d_out, d_lse, saved)
+    return found or definition.pull_back(problem, d_out, d_lse, saved)
 
 
 def _gradients(
-    rows: Rows, problem: Any, d_out: Array, d_lse: Array | None, saved: tuple[Array, Array], /
+    definition: Any,
+    problem: Any,
+    d_out: Array,
+    d_lse: Array | None,
+    saved: tuple[Array, Array],
+    /,
 ) -> dict[str, Array] | None:
     out, lse = saved
     if not (_is_ordinary(problem) and _is_finite(d_out, out)):
@@ -155,7 +160,7 @@ def _gradients(
     lse = torch.where(lse == -math.inf, 0.0, lse)
     arrays = {name: getattr(full, name) for name in ("q", "k", "v")}
     sums = {name: torch.zeros_like(x) for name, x in arrays.items()}
-    for part in _parts(rows, full, GRADIENT_ROWS):
+    for part in _parts(definition, full, GRADIENT_ROWS):
         if 0 in part.problem.shape:
             continue
         at = (..., part.rows)
@@ -211,7 +216,7 @@ def _of_part_back(
     )
     head_dim = problem.q.shape[-1]
     *batch, num_heads, q_len, kv_len = _with_heads(problem.shape)
-    few, group = problem.num_kv_heads, problem.group
+    few = problem.num_kv_heads
     d_q = d_q[..., :head_dim].reshape(*batch, num_heads, q_len, head_dim)
     d_k, d_v = (
         x[..., :dim].reshape(*batch, few, -1, kv_len, dim).sum(-3)
@@ -220,16 +225,16 @@ def _of_part_back(
     return d_q, d_k, d_v
 
 
-def _attend_unseen(rows: Rows, problem: Any, /) -> Array:
+def _attend_unseen(definition: Any, problem: Any, /) -> Array:
     """Compute the output alone, by operations that torch differentiates and compiles."""
     if 0 in problem.shape or 0 in problem.v.shape:
-        return rows.attend(problem)[0]
+        return definition.attend(problem)[0]
     problem = _cast(problem)
     size = problem.shape[-2]
     if problem.window not in ((None, None), (None, 0)):
         size = max(ROWS, -(-size // MOST_SLICES))
     outs = []
-    for part in _parts(rows, problem, size):
+    for part in _parts(definition, problem, size):
         q, k, v = _laid_out(part.problem, pads=False)
         if part.mask is not None:
             seen = (part.mask > -math.inf).any(-2)
@@ -243,15 +248,14 @@ def _attend_unseen(rows: Rows, problem: Any, /) -> Array:
     return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-2)
 
 
-def _parts(rows: Rows, problem: Any, size: int, /) -> Iterator[_Part]:
+def _parts(definition: Any, problem: Any, size: int, /) -> Iterator[_Part]:
     """Cut a problem into calls of the kernel, in the order of the rows."""
     q_len, kv_len = problem.shape[-2:]
-    everything = (0, kv_len)
     runs = _runs(problem)
     if runs is not None:
         for start, end, keys in runs:
-            run = rows.narrow(problem._replace(segments=None), (start, end - start), keys)
-            for part in _parts(rows, run, size):
+            run = definition.narrow(problem._replace(segments=None), (start, end - start), keys)
+            for part in _parts(definition, run, size):
                 yield part._replace(
                     rows=slice(start + part.rows.start, start + part.rows.stop),
                     keys=slice(keys[0] + part.keys.start, keys[0] + part.keys.stop),
@@ -266,17 +270,18 @@ def _parts(rows: Rows, problem: Any, size: int, /) -> Iterator[_Part]:
         yield _Part(problem, slice(0, q_len), slice(0, kv_len), None, is_causal=True)
         return
     if problem.window == (None, None):
-        heads = math.prod(s for x in (problem.mask, problem.bias) if x is not None for s in x.shape[:-2])
+        terms = [x for x in (problem.mask, problem.bias) if x is not None]
+        heads = math.prod(n for x in terms for n in x.shape[:-2])
         size = max(ROWS, MASK_SIZE // max(1, kv_len * heads)) if type(kv_len) is int else q_len
     # In the middle of a window one slice is masked as the other.
     masks: dict[Any, Array | None] = {}
     for start in range(0, q_len, size) if type(q_len) is int and size < q_len else (0,):
         count = min(size, q_len - start) if size < q_len else q_len
-        keys = rows.visible(problem, start, count)
-        part = rows.narrow(problem, (start, count), keys)
+        keys = definition.visible(problem, start, count)
+        part = definition.narrow(problem, (start, count), keys)
         at = (count, keys[1], keys[0] - start)
         if is_masked or at not in masks:
-            mask = None if 0 in part.shape else _mask(rows, part)
+            mask = None if 0 in part.shape else _mask(definition, part)
             if not is_masked:
                 masks[at] = mask
         else:
@@ -309,7 +314,9 @@ def _runs(problem: Any, /) -> list[tuple[int, int, tuple[int, int]]] | None:
     starts = [0]
     for count in kv_counts:
         starts.append(starts[-1] + count)
-    keys = {i: (start, count) for i, start, count in zip(kv_ids, starts, kv_counts, strict=False)}
+    keys = {
+        i: (start, count) for i, start, count in zip(kv_ids, starts, kv_counts, strict=False)
+    }
     runs, first = [], 0
     for i, count in zip(q_ids, q_counts, strict=True):
         runs.append((first, first + count, keys.get(i, (0, 0))))
@@ -317,16 +324,16 @@ def _runs(problem: Any, /) -> list[tuple[int, int, tuple[int, int]]] | None:
     return runs
 
 
-def _mask(rows: Rows, problem: Any, /) -> Array | None:
+def _mask(definition: Any, problem: Any, /) -> Array | None:
     """Return what is to be added to the scores of a part, in the kernel's layout."""
-    allowed, bias = rows.allowed(problem), problem.bias
+    allowed, bias = definition.allowed(problem), problem.bias
     if allowed is None and bias is None:
         return None
     if bias is None:
         mask = _as_term(allowed, problem.dtype)
     else:
         mask = bias if allowed is None else torch.where(allowed, bias, -math.inf)
-    *batch, num_heads, q_len, kv_len = _with_heads(problem.shape)
+    *batch, _, q_len, kv_len = _with_heads(problem.shape)
     if mask.ndim < 3 or all(n == 1 for n in mask.shape[:-2]):
         return mask.reshape(mask.shape[-2:] if mask.ndim > 1 else (1, -1)).expand(q_len, kv_len)
     shape = (*[1] * (len(batch) + 3 - mask.ndim), *mask.shape)
