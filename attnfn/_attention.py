@@ -5,7 +5,7 @@ from typing import Any, Unpack
 from jaxtyping import Bool, Float, Integer
 
 from ._backend import full_precision
-from ._checks import agree, check_options
+from ._checks import agree, check_options, shape_of
 from ._engines import choose_engine, engine_name
 from ._problem import AttentionProblem, describe
 from ._rows import weigh
@@ -472,5 +472,6 @@ def _output(problem: AttentionProblem, out: Array) -> Array:
 
 def _whole(problem: AttentionProblem, x: Array, shape: tuple[int, ...]) -> Array:
     """Write out the axes along which nothing has varied so far."""
-    is_whole = x.ndim == len(shape) and all(map(agree, x.shape, shape))
+    own = shape_of(x)
+    is_whole = own == shape or (len(own) == len(shape) and all(map(agree, own, shape)))
     return x if is_whole else problem.xp.broadcast_to(x, shape)

@@ -10,9 +10,10 @@ their sum stays the same:
 import math
 from typing import Any, NamedTuple
 
-from ._numerics import cast, nonfinite_vectors, softmax_with_sinks, sum_to, transposed, without
+from ._backend import transposed
+from ._numerics import cast, nonfinite_vectors, softmax_with_sinks, sum_to, without
 from ._problem import AttentionProblem
-from ._scores import kept, product, product_over_rows, score_before_bias, sees
+from ._scores import bad_rows, kept, product, product_over_rows, score_before_bias, sees
 from ._typing import Array
 
 __all__ = ["Differentials", "clean_tangent", "pull_back", "push_forward"]
@@ -64,7 +65,7 @@ def pull_back(
     d_out = _zeroed(d_out, row.is_empty | row.is_bad_out, xp=xp)
 
     dropped = row.weights
-    d_weights = product(problem, d_out, transposed(problem.v, xp=xp))
+    d_weights = product(problem, d_out, transposed(problem.v, xp))
     if problem.dropout_mask is not None:
         keep = kept(problem)
         dropped = xp.where(keep, dropped, 0.0) / problem.keep_rate
@@ -145,9 +146,9 @@ def _d_scores(
     xp = problem.xp
     d_scores = None
     if tangent.q is not None:
-        d_scores = product(problem, tangent.q, transposed(problem.k, xp=xp))
+        d_scores = product(problem, tangent.q, transposed(problem.k, xp))
     if tangent.k is not None:
-        by_keys = product(problem, problem.q, transposed(tangent.k, xp=xp))
+        by_keys = product(problem, problem.q, transposed(tangent.k, xp))
         d_scores = by_keys if d_scores is None else d_scores + by_keys
     if d_scores is not None:
         d_scores = d_scores if row.slope is None else d_scores * row.slope
@@ -164,7 +165,7 @@ class _Attended(NamedTuple):
     lse: Array
     slope: Array | None  # of the softcap, None: 1
     live: Array | None  # which scores can change a weight, None: all
-    is_empty: Array
+    is_empty: Array | bool
     is_bad_lse: Array | bool  # rows whose lse and output are to become NaN
     is_bad_out: Array | bool  # and those whose output is, at least
 
@@ -179,9 +180,7 @@ def _attended(problem: AttentionProblem) -> _Attended:
     if problem.softcap is not None:
         bent = before_bias / problem.softcap
         slope = 1.0 - bent * bent
-    is_bad_lse = sees(scores, problem.bad_keys, xp=xp)
-    if problem.bad_queries is not None:
-        is_bad_lse = (problem.bad_queries & ~is_empty) | is_bad_lse
+    is_bad_lse = bad_rows(problem, scores, is_empty)
     is_bad_out = is_bad_lse
     if problem.bad_values is not None:
         is_bad_out = sees(scores, problem.bad_values, xp=xp) | is_bad_lse

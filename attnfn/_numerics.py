@@ -3,16 +3,16 @@
 import math
 from typing import Any
 
-from ._backend import constant, exp_or_zero, known_finite
+from ._backend import constant, exp_or_zero, known_finite, row_max, row_sum
 from ._typing import Array, Namespace
 
 __all__ = [
     "cast",
+    "finite_vectors",
     "nonfinite_vectors",
     "softmax",
     "softmax_with_sinks",
     "sum_to",
-    "transposed",
     "without",
 ]
 
@@ -27,6 +27,13 @@ def nonfinite_vectors(x: Array, /, *, xp: Namespace) -> Array | None:
     return None if known_finite(x) else ~xp.all(xp.isfinite(x), axis=-1)
 
 
+def finite_vectors(x: Array, dtype: Any, /, *, xp: Namespace) -> tuple[Array, Array | None]:
+    """Cast `x`, zero its bad vectors, and return which these are; None: there are none."""
+    x = cast(x, dtype, xp=xp)
+    bad = nonfinite_vectors(x, xp=xp)
+    return (x, None) if bad is None else (without(x, bad, xp=xp), bad)
+
+
 def without(x: Array, bad: Array | None, /, *, xp: Namespace) -> Array:
     """Zero the bad vectors of `x`, so that nothing comes through them in either direction.
 
@@ -37,11 +44,12 @@ def without(x: Array, bad: Array | None, /, *, xp: Namespace) -> Array:
 
 def softmax(
     scores: Array, sinks: Array | None, /, *, xp: Namespace
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array | bool]:
     """
     Return the weights of each row of scores, its lse, and whether it is empty.
 
     A row in which every score is -inf is empty: its weights are zeros, sink or no sink.
+    False instead of an array says that no row is.
     """
     weights, _, lse, empty = softmax_with_sinks(scores, sinks, xp=xp)
     return weights, lse, empty
@@ -49,27 +57,27 @@ def softmax(
 
 def softmax_with_sinks(
     scores: Array, sinks: Array | None, /, *, xp: Namespace
-) -> tuple[Array, Array | None, Array, Array]:
+) -> tuple[Array, Array | None, Array, Array | bool]:
     """Return the same, and after the weights those of the sinks."""
     if 0 in scores.shape:
         peak = xp.sum(scores, axis=-1, keepdims=True) - math.inf
     else:
-        peak = constant(xp.max(scores, axis=-1, keepdims=True))
-    empty = peak == -math.inf
+        peak = constant(row_max(scores, xp))
+    nothing = empty = _lowest(peak)
     if sinks is not None:
         peak = xp.maximum(peak, constant(sinks))
+        nothing = _lowest(peak)
     # A row of -inf has peak -inf, and -inf - -inf is NaN.
-    peak = xp.where(peak == -math.inf, 0.0, peak)
+    peak = _replaced(peak, nothing, 0.0, xp=xp)
 
     exp = exp_or_zero(scores - peak, xp)
-    total = xp.sum(exp, axis=-1, keepdims=True)
+    total = row_sum(exp, xp)
     sink_exp = None if sinks is None else xp.exp(sinks - peak)
     if sink_exp is not None:
         total = total + sink_exp
     # Whatever is not empty holds exp(peak - peak), so only nothing at all adds up to 0.
-    nothing = total == 0
-    total = xp.where(nothing, 1.0, total)
-    lse = xp.where(nothing, -math.inf, xp.log(total) + peak)
+    total = _replaced(total, nothing, 1.0, xp=xp)
+    lse = _replaced(xp.log(total) + peak, nothing, -math.inf, xp=xp)
     return exp / total, None if sink_exp is None else sink_exp / total, lse, empty
 
 
@@ -83,8 +91,11 @@ def sum_to(x: Array, shape: tuple[int, ...], /, *, xp: Namespace) -> Array:
     return x if tuple(x.shape) == tuple(shape) else xp.reshape(x, shape)
 
 
-def transposed(x: Array, /, *, xp: Namespace) -> Array:
-    """Exchange the last two axes."""
-    # Not matrix_transpose, which torch.autograd cannot batch.
-    *batch, a, b = range(x.ndim)
-    return xp.permute_dims(x, (*batch, b, a))
+def _lowest(x: Array, /) -> Array | bool:
+    """Return where `x` is -inf; False if it is known: nowhere."""
+    return False if known_finite(x) else x == -math.inf
+
+
+def _replaced(x: Array, where: Array | bool, by: float, /, *, xp: Namespace) -> Array:
+    """Put a number into some places; False is none of them."""
+    return x if where is False else xp.where(where, by, x)

@@ -3,8 +3,9 @@
 import math
 from typing import Any, NamedTuple
 
-from ._backend import block, device, namespace, plain, scalar
+from ._backend import block, device, namespace, numpy_namespace, plain, scalar
 from ._checks import (
+    agree,
     check_bias_axes,
     check_bias_dtype,
     check_bool,
@@ -33,6 +34,7 @@ from ._checks import (
     check_unambiguous,
     check_window,
     is_absent,
+    shape_of,
 )
 from ._numerics import cast
 from ._typing import Array, Namespace, PositionFunction, ScoreFunction
@@ -56,16 +58,16 @@ class AttentionProblem(NamedTuple):
     group: int  # query heads for each key/value head
     dtype: Any  # in which everything is computed
     scale: float | Array
-    score_mod: ScoreFunction | None
-    softcap: float | None
-    bias: Array | PositionFunction | None
-    mask: Array | PositionFunction | None
     window: tuple[int | None, int | None]  # -left <= kv_pos - q_pos <= right, causal included
-    segments: tuple[Array, Array] | None  # (*batch, 1, q_len, 1) and (*batch, 1, 1, kv_len)
-    q_offset: int | Array  # (*batch, 1, 1, 1) if it is an array with axes
-    sinks: Array | None  # (*batch, num_heads, 1, 1)
-    dropout_mask: Array | PositionFunction | None
-    keep_rate: float
+    score_mod: ScoreFunction | None = None
+    softcap: float | None = None
+    bias: Array | PositionFunction | None = None
+    mask: Array | PositionFunction | None = None
+    segments: tuple[Array, Array] | None = None  # (*batch, 1, q_len, 1), (*batch, 1, 1, kv_len)
+    q_offset: int | Array = 0  # (*batch, 1, 1, 1) if it is an array with axes
+    sinks: Array | None = None  # (*batch, num_heads, 1, 1)
+    dropout_mask: Array | PositionFunction | None = None
+    keep_rate: float = 1.0
     kv_start: int | Array = 0  # position of the first key
     bad_queries: Array | None = None  # bool, (..., q_len, 1); None: there are none
     bad_keys: Array | None = None  # bool, (..., num_heads or 1, 1, kv_len)
@@ -81,8 +83,12 @@ class AttentionProblem(NamedTuple):
     @property
     def uses_positions(self) -> bool:
         """Whether a score depends on where its query and its key stand."""
-        functions = (self.mask, self.bias, self.score_mod)
-        return self.window != (None, None) or any(callable(f) for f in functions)
+        return (
+            self.window != (None, None)
+            or self.score_mod is not None
+            or callable(self.mask)
+            or callable(self.bias)
+        )
 
 
 def describe(
@@ -107,14 +113,22 @@ def describe(
     wants_lse: bool = False,
 ) -> AttentionProblem:
     """Validate the arguments of one call and normalise them."""
-    arrays = {"query": query, "key": key} | ({} if is_absent(value) else {"value": value})
-    segments = _segment_pair(segment_ids)
-    xp = _library(
-        arrays,
-        either={"mask": mask, "bias": bias, "dropout_mask": dropout_mask},
-        numbers={"q_offset": q_offset, "scale": scale, "sinks": sinks},
-        segments=segments,
+    # One question in place of many, which a small call would feel.
+    is_plain = (
+        mask is bias is window_size is q_offset is segment_ids is scale is softcap is None
     )
+    is_plain &= score_mod is sinks is dropout_mask is dropout_rate is None
+
+    arrays = {"query": query, "key": key}
+    if not is_absent(value):
+        arrays["value"] = value
+    segments = _segment_pair(segment_ids)
+    options = {}
+    if not is_plain:
+        terms = {"mask": mask, "bias": bias, "dropout_mask": dropout_mask}
+        numbers = {"q_offset": q_offset, "scale": scale, "sinks": sinks}
+        options = _array_options(terms, numbers) | segments
+    xp = _library(arrays, options)
     shape, num_kv_heads, group = _shapes(arrays, xp=xp)
     dtype = _compute_dtype(query.dtype, compute_dtype, xp=xp)
 
@@ -123,7 +137,7 @@ def describe(
     check_softcap(softcap)
     check_function("score_mod", score_mod)
     check_dropout(dropout_mask, dropout_rate)
-    if q_offset is None:
+    if q_offset is None and not agree(*shape[-2:]):
         by_position = {
             "is_causal": is_causal,
             "window_size": window_size is not None,
@@ -134,7 +148,7 @@ def describe(
         }
         check_unambiguous(by_position, *shape[-2:])
 
-    return AttentionProblem(
+    problem = AttentionProblem(
         xp=xp,
         q=query,
         k=key,
@@ -144,14 +158,18 @@ def describe(
         group=group,
         dtype=dtype,
         scale=_scale(scale, query.shape[-1], dtype, xp=xp),
+        window=_window(window_size, bool(is_causal)),
+    )
+    if is_plain:
+        return problem
+    return problem._replace(
         score_mod=score_mod,
         softcap=None if softcap is None else float(softcap),
         bias=_term("bias", bias, shape, dtype, xp=xp),
         mask=_term("mask", mask, shape, dtype, xp=xp),
-        window=_window(window_size, bool(is_causal)),
         segments=_segments(segments, shape, xp=xp),
         q_offset=_offset(q_offset, shape[:-3], xp=xp),
-        sinks=_sinks(sinks, shape, dtype, xp=xp, where=device(query)),
+        sinks=_sinks(sinks, shape, dtype, xp=xp, like=query),
         dropout_mask=_term("dropout_mask", dropout_mask, shape, dtype, xp=xp),
         keep_rate=1.0 if dropout_rate is None else 1.0 - float(dropout_rate),
         wants_lse=wants_lse,
@@ -250,49 +268,63 @@ def _term(
     return x if x is None or callable(x) else fit_term(name, x, shape, dtype, xp=xp)
 
 
-def _library(
-    arrays: dict[str, Array],
-    *,
-    either: dict[str, Any],
-    numbers: dict[str, Any],
-    segments: dict[str, Array],
-) -> Namespace:
+def _array_options(terms: dict[str, Any], numbers: dict[str, Any], /) -> dict[str, Array]:
+    """Return those options that are arrays; whatever is no number is to be one."""
+    given = {name: x for name, x in terms.items() if x is not None and not callable(x)}
+    for name, x in numbers.items():
+        if x is not None and namespace(x) is not None:
+            given[name] = x
+    return given
+
+
+def _library(arrays: dict[str, Array], options: dict[str, Array], /) -> Namespace:
     """Find the one library, and device, of every array among the arguments."""
-    arrays = (
-        arrays
-        | {name: x for name, x in either.items() if x is not None and not callable(x)}
-        | {name: x for name, x in numbers.items() if namespace(x) is not None}
-        | segments
-    )
-    xp = check_one_library(**arrays)
-    check_one_device(**arrays)
+    xp = check_one_library(**arrays, **options)
+    if xp is not numpy_namespace:
+        check_one_device(**arrays, **options)
     return xp
 
 
 def _shapes(arrays: dict[str, Array], /, *, xp: Namespace) -> tuple[tuple[int, ...], int, int]:
     """Return the shape of the scores, the number of key/value heads, and the group."""
+    query, key = arrays["query"], arrays["key"]
+    if _is_plain(query, key, arrays.get("value", key), xp=xp):
+        shape = shape_of(query)
+        return (*shape[:-1], key.shape[-2]), 1 if len(shape) < 3 else shape[-3], 1
     check_qkv_ndim(**arrays)
     check_floating(xp=xp, **arrays)
     check_one_dtype(**arrays)
-    query, key = arrays["query"], arrays["key"]
     check_equal_sizes("head_dim", -1, query=query, key=key)
     if "value" in arrays:
         check_equal_sizes("kv_len", -2, key=key, value=arrays["value"])
-    batch = check_broadcast(
-        "batch axes", **{name: tuple(x.shape[:-3]) for name, x in arrays.items()}
-    )
+    shapes = {name: shape_of(x) for name, x in arrays.items()}
+    batch = check_broadcast("batch axes", **{name: s[:-3] for name, s in shapes.items()})
 
-    heads = {name: x.shape[-3] if x.ndim > 2 else 1 for name, x in arrays.items()}
-    num_heads = heads.pop("query")
+    num_heads, *kv_heads = [s[-3] if len(s) > 2 else 1 for s in shapes.values()]
     check_kv_heads(**arrays)
-    num_kv_heads = next((n for n in heads.values() if n != 1), 1)
+    num_kv_heads = next((n for n in kv_heads if n != 1), 1)
     if num_heads == 1:
         num_heads = num_kv_heads
     check_multiple(num_heads, num_kv_heads)
     group = 1 if num_heads == num_kv_heads else num_heads // num_kv_heads
-    has_heads = any(x.ndim > 2 for x in arrays.values())
-    axes = (num_heads,) if has_heads else ()
+    axes = (num_heads,) if max(map(len, shapes.values())) > 2 else ()
     return (*batch, *axes, query.shape[-2], key.shape[-2]), num_kv_heads, group
+
+
+def _is_plain(query: Array, key: Array, value: Array, /, *, xp: Namespace) -> bool:
+    """Return whether nothing has to be broadcast, grouped or cast, as in most calls.
+
+    One cheap question in place of many: where it is True, none of the checks would complain.
+    """
+    dtype, q, k, v = query.dtype, query.shape, key.shape, value.shape
+    return (
+        dtype in (xp.float32, xp.float64)
+        and dtype == key.dtype == value.dtype
+        and len(q) > 1
+        and q[:-2] == k[:-2] == v[:-2]
+        and q[-1] == k[-1]
+        and k[-2] == v[-2]
+    )
 
 
 def _compute_dtype(dtype: Any, asked: Any, /, *, xp: Namespace) -> Any:
@@ -367,13 +399,13 @@ def _segment_ids(
 
 
 def _sinks(
-    sinks: Any, shape: tuple[int, ...], dtype: Any, /, *, xp: Namespace, where: Any
+    sinks: Any, shape: tuple[int, ...], dtype: Any, /, *, xp: Namespace, like: Array
 ) -> Array | None:
     if sinks is None:
         return None
     if namespace(sinks) is None:
         check_real("sinks", sinks, also="an array")
-        return scalar(float(sinks), dtype, xp, where)
+        return scalar(float(sinks), dtype, xp, device(like))
     check_floating(xp=xp, sinks=sinks)
     heads = shape[:-2]
     x = _without_surplus(sinks, len(heads), xp=xp)

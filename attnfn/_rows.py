@@ -5,7 +5,7 @@ import math
 from ._backend import may_have_gradient
 from ._numerics import softmax
 from ._problem import AttentionProblem
-from ._scores import Scores, kept, product, score, sees
+from ._scores import Scores, bad_rows, kept, product, score, sees
 from ._typing import Array
 
 __all__ = ["attend", "weigh"]
@@ -41,9 +41,7 @@ def _weights(problem: AttentionProblem, scores: Scores) -> tuple[Array, Array, A
     """Return the weights, the lse, and which rows are to become NaN."""
     xp = problem.xp
     weights, lse, empty = softmax(scores.values, problem.sinks, xp=xp)
-    is_bad = sees(scores, problem.bad_keys, xp=xp)
-    if problem.bad_queries is not None:
-        is_bad = (problem.bad_queries & ~empty) | is_bad
+    is_bad = bad_rows(problem, scores, empty)
     if scores.allowed is not None and may_have_gradient(weights):
         # They are 0 already. But where a hidden value is so large that its product with the
         # gradient of the output is inf, the gradient of a weight must not be 0 * inf.

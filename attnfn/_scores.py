@@ -6,7 +6,7 @@ Every engine calls `score`; none has an opinion of its own on masks, caps or bia
 import math
 from typing import Any, NamedTuple
 
-from ._backend import arange, device, namespace
+from ._backend import arange, device, namespace, transposed
 from ._checks import (
     agree,
     check_fits_positions,
@@ -15,13 +15,14 @@ from ._checks import (
     check_one_library,
     is_absent,
 )
-from ._numerics import cast, nonfinite_vectors, transposed, without
+from ._numerics import cast, finite_vectors
 from ._problem import AttentionProblem, Span, fit_term, narrow
 from ._typing import Array, Namespace
 
 __all__ = [
     "Scores",
     "allowed_of",
+    "bad_rows",
     "clean",
     "evaluate",
     "kept",
@@ -46,16 +47,15 @@ class Scores(NamedTuple):
 def clean(problem: AttentionProblem) -> AttentionProblem:
     """Cast what is to be multiplied, and take zeros for vectors that hold a NaN or an inf."""
     xp = problem.xp
-    q, k, v = (
-        x if is_absent(x) else cast(x, problem.dtype, xp=xp)
-        for x in (problem.q, problem.k, problem.v)
-    )
-    bad_q, bad_k = nonfinite_vectors(q, xp=xp), nonfinite_vectors(k, xp=xp)
-    bad_v = None if is_absent(v) else nonfinite_vectors(v, xp=xp)
+    q, bad_q = finite_vectors(problem.q, problem.dtype, xp=xp)
+    k, bad_k = finite_vectors(problem.k, problem.dtype, xp=xp)
+    v, bad_v = problem.v, None
+    if not is_absent(v):
+        v, bad_v = finite_vectors(v, problem.dtype, xp=xp)
     return problem._replace(
-        q=without(q, bad_q, xp=xp) * problem.scale,
-        k=without(k, bad_k, xp=xp),
-        v=without(v, bad_v, xp=xp),
+        q=q * problem.scale,
+        k=k,
+        v=v,
         bad_queries=None if bad_q is None else bad_q[..., None],
         bad_keys=None if bad_k is None else _by_query_head(problem, bad_k),
         bad_values=None if bad_v is None else _by_query_head(problem, bad_v),
@@ -72,7 +72,7 @@ def score_before_bias(problem: AttentionProblem) -> tuple[Scores, Array]:
     xp = problem.xp
     at = _positions(problem) if problem.uses_positions else ()
     allowed = allowed_of(problem, at)
-    s = product(problem, problem.q, transposed(problem.k, xp=xp))
+    s = product(problem, problem.q, transposed(problem.k, xp))
 
     if problem.score_mod is not None:
         # What is hidden may have overflowed, and the function may multiply it by itself.
@@ -94,6 +94,15 @@ def sees(scores: Scores, bad_keys: Array | None, /, *, xp: Namespace) -> Array |
         return False
     seen = bad_keys if scores.allowed is None else scores.allowed & bad_keys
     return xp.any(seen, axis=-1, keepdims=True)
+
+
+def bad_rows(problem: AttentionProblem, scores: Scores, empty: Array | bool, /) -> Array | bool:
+    """Return the rows without weights: of a bad query that is not empty, or that see a bad key."""
+    is_bad = sees(scores, problem.bad_keys, xp=problem.xp)
+    if problem.bad_queries is None:
+        return is_bad
+    alive = problem.bad_queries if empty is False else problem.bad_queries & ~empty
+    return alive | is_bad
 
 
 def with_nan(problem: AttentionProblem, scores: Scores, /) -> Array:
@@ -139,7 +148,7 @@ def product_over_rows(problem: AttentionProblem, left: Array, right: Array, /) -
     """Multiply the transpose of rows by rows: what each key/value head gets of its group."""
     if problem.group > 1:
         left, right = _lined_up(problem, left), _lined_up(problem, right)
-    return transposed(left, xp=problem.xp) @ right
+    return transposed(left, problem.xp) @ right
 
 
 def _lined_up(problem: AttentionProblem, rows: Array, /) -> Array:

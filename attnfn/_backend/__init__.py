@@ -45,9 +45,12 @@ __all__ = [
     "numpy_generator",
     "numpy_namespace",
     "plain",
+    "row_max",
+    "row_sum",
     "scalar",
     "span_between",
     "sum_rows",
+    "transposed",
     "with_gradient",
     "working_set",
 ]
@@ -89,6 +92,8 @@ def namespace(x: Any) -> Namespace | None:
 
 def _special_library(x: Any) -> ModuleType | None:
     """Return our module for torch or JAX if `x` is one of theirs, without importing either."""
+    if isinstance(x, np.ndarray):
+        return None
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, getattr(torch, "Tensor", ())):
         from . import _torch
@@ -142,11 +147,11 @@ def describe_kind(x: Any) -> str:
 
 def device(x: Array) -> Any:
     """Return where to make a new array that is to meet `x`; None is the library's default."""
+    if isinstance(x, np.ndarray):
+        return None
     library = _special_library(x)
-    if library is not None:
-        return library.device(x)
-    # MLX arrays have no device, and NumPy's is always the same.
-    return None if isinstance(x, np.ndarray) else getattr(x, "device", None)
+    # MLX arrays have no device.
+    return getattr(x, "device", None) if library is None else library.device(x)
 
 
 def arange(n: int, xp: Namespace, device: Any) -> Array:
@@ -303,6 +308,30 @@ def clipped(x: Array, least: int, most: int) -> Array | None:
     return None if library is None else library.clipped(x, least, most)
 
 
+def row_max(x: Array, xp: Namespace) -> Array:
+    """Return the greatest number of each row (axis -1), and keep the axis."""
+    # NumPy's functions take twice as long as its methods where arrays are small.
+    if isinstance(x, np.ndarray):
+        return x.max(axis=-1, keepdims=True)
+    return xp.max(x, axis=-1, keepdims=True)
+
+
+def row_sum(x: Array, xp: Namespace) -> Array:
+    """Return the sum of each row (axis -1), and keep the axis."""
+    if isinstance(x, np.ndarray):
+        return x.sum(axis=-1, keepdims=True)
+    return xp.sum(x, axis=-1, keepdims=True)
+
+
+def transposed(x: Array, xp: Namespace) -> Array:
+    """Return `x` with its last two axes exchanged."""
+    if isinstance(x, np.ndarray):
+        return x.mT
+    # Not matrix_transpose, which torch.autograd cannot batch.
+    *batch, a, b = range(x.ndim)
+    return xp.permute_dims(x, (*batch, b, a))
+
+
 def constant(x: Array) -> Array:
     """Return `x` with all its derivatives zero."""
     library = _special_library(x)
@@ -331,7 +360,9 @@ def known_finite(x: Array) -> bool:
     trace, or wait for a device.
     """
     if isinstance(x, np.ndarray):
-        return bool(np.isfinite(x).all())
+        # A sum of squares is finite only if every number is. It may overflow though all are.
+        flat = x.ravel("K")
+        return math.isfinite(flat.dot(flat)) or bool(np.isfinite(x).all())
     library = _special_library(x)
     return False if library is None else library.known_finite(x)
 
