@@ -97,7 +97,7 @@ def sees(scores: Scores, bad_keys: Array | None, /, *, xp: Namespace) -> Array |
 
 
 def bad_rows(problem: AttentionProblem, scores: Scores, empty: Array | bool, /) -> Array | bool:
-    """Return the rows without weights: of a bad query that is not empty, or that see a bad key."""
+    """Return the rows that become NaN: not empty with a bad query, or seeing a bad key."""
     is_bad = sees(scores, problem.bad_keys, xp=problem.xp)
     if problem.bad_queries is None:
         return is_bad
