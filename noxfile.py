@@ -155,6 +155,27 @@ def models(session):
     session.run("pytest", "tests/models", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
 
 
+@nox.session
+def bench_quick(session):
+    """Run the benchmark's code on tiny arrays, so that it works when it is needed."""
+    install_bench(session)
+    session.run("pytest", "tests/benchmark", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session):
+    """Measure time and memory beside other libraries; `-- --page` writes the docs' page."""
+    install_bench(session)
+    session.run("python", "-m", "benchmark", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+def install_bench(session):
+    """Install attnfn and everyone that it is held against; one who is missing is an error."""
+    install(session, "bench", "-e.", torch=True)
+    everyone = "import jax, keras, onnx, onnxruntime, torch"
+    session.run("python", "-c", everyone, env={"KERAS_BACKEND": "numpy"})
+
+
 @nox.session(default=False)
 def api(session):
     """List what changed for callers since the last tag."""
