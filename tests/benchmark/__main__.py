@@ -5,6 +5,7 @@ import fnmatch
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from . import history, machine
@@ -26,6 +27,9 @@ def parser():
         action="append",
         metavar="PATTERN",
         help="only these, as in 'numpy *causal'; may be given several times",
+    )
+    parser.add_argument(
+        "--engine", help="have ours take it, where the case names none; not for the page"
     )
     parser.add_argument("--list", action="store_true", help="name the cases, measure nothing")
     parser.add_argument("--quick", action="store_true", help="tiny arrays, once: does it run?")
@@ -55,8 +59,11 @@ def main(arguments):
         for case in CASES
         if any(fnmatch.fnmatchcase(case.name, p) for p in chosen.case or ["*"])
     ]
-    if chosen.page and (chosen.case or chosen.quick) and chosen.docs == DOCS:
+    is_part = chosen.case or chosen.quick or chosen.engine
+    if chosen.page and is_part and chosen.docs == DOCS:
         parser().error("the page is made of a whole run; give another folder by --docs")
+    if chosen.engine:
+        cases = [with_engine(case, chosen.engine) for case in cases]
     if not cases:
         parser().error("no case has such a name; --list names them")
     if chosen.list:
@@ -83,17 +90,23 @@ def main(arguments):
     return int(any("failed" in record for record in run["results"]))
 
 
+def with_engine(case, engine):
+    is_free = case.ours.startswith("attnfn") and "," not in case.ours
+    return case._replace(ours=f"{case.ours}, {engine}") if is_free else case
+
+
 def measure_all(cases, pace, report, kept):
     """Return what was measured, in the order of the cases; what is in `kept` is not repeated."""
     lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.exists() else []
     done = {record["case"]: record for record in map(json.loads, lines)}
+    start = time.perf_counter()
     for number, case in enumerate(cases, 1):
         if case.name not in done:
             done[case.name] = measured(case, pace)
             if kept:
                 with kept.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(done[case.name]) + "\n")
-        report.progress(number, len(cases), done[case.name])
+        report.progress(number, len(cases), done[case.name], time.perf_counter() - start)
     return [done[case.name] for case in cases]
 
 

@@ -75,7 +75,7 @@ def size(results):
 
 
 def compile_time(label, work):
-    call = side(label, work, SIDES[label] + "_to_compile")
+    call = side(label, work, SIDES[label.partition(", ")[0]] + "_to_compile")
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

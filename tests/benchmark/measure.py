@@ -31,7 +31,13 @@ class Pace(NamedTuple):
 def measured(case: Case, pace: Pace) -> dict[str, Any]:
     """Return what a line of the history says about one case."""
     case = shrunk(case) if pace.is_tiny else case
-    found = {"case": case.name, "measure": case.measure, "refused": {}, "failed": {}}
+    found = {
+        "case": case.name,
+        "measure": case.measure,
+        "ours": case.ours,
+        "refused": {},
+        "failed": {},
+    }
     what, _, of = case.measure.partition(" of ")
     samples, points = {
         "time": times,
@@ -96,15 +102,19 @@ def times(case, pace, found):
     calls = {}
     for name, label, work in parties(case):
         with trying(found, name):
-            call = side(label, work)
-            call()
-            calls[name] = call
+            calls[name] = warmed(side(label, work))
     return interleaved(calls, pace), None
 
 
-def interleaved(calls, pace):
+def warmed(call):
+    """Call it once; return the call, and how many seconds the first one took."""
+    return call, seconds(call, 1)
+
+
+def interleaved(warm, pace):
     """Return the seconds of each call in each round."""
-    loops = {name: repeats(call, pace.block) for name, call in calls.items()}
+    loops = {name: repeats(call, first, pace.block) for name, (call, first) in warm.items()}
+    calls = {name: call for name, (call, _) in warm.items()}
     samples = {name: [] for name in calls}
     gc.collect()
     gc.disable()
@@ -121,9 +131,9 @@ def interleaved(calls, pace):
     return samples
 
 
-def repeats(call, block):
-    """Return how many calls take as long as a block."""
-    if not block:
+def repeats(call, first, block):
+    """Return how many calls take as long as a block, given what the first one took."""
+    if not block or first > 20 * block:
         return 1
     once = seconds(call, 1)
     if once < block / 10:
@@ -156,8 +166,7 @@ def growth_of_time(case, pace, found):
     for name, label, work in parties(case):
         with trying(found, name):
             for length in case.lengths:
-                calls[name, length] = side(label, sized(work, length))
-                calls[name, length]()
+                calls[name, length] = warmed(side(label, sized(work, length)))
     return slopes(case, interleaved(calls, pace))
 
 

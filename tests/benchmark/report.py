@@ -7,7 +7,12 @@ from . import tables
 
 __all__ = ["Report"]
 
-COLORS = {"reached": "green", "within the spread": "yellow", "missed": "red"}
+COLORS = {
+    "reached": "green",
+    "within the spread": "yellow",
+    "missed": "red",
+    "not compared": "dim",
+}
 
 
 class Report:
@@ -24,7 +29,7 @@ class Report:
         versions = ", ".join(f"{name} {said}" for name, said in run["versions"].items() if said)
         self.say(f"attnfn at {run['commit']}, {run['date']}\n{machine}\n{versions}\n")
 
-    def progress(self, number, total, record):
+    def progress(self, number, total, record, seconds):
         """Say what one case came to, in one line."""
         told = [
             f"{peer} {tables.ranged(ratio, tables.times)}"
@@ -34,7 +39,8 @@ class Report:
             for side, spread in record.get("sides", {}).items()
         ]
         told += [f"{side} {why}" for side, why in tables.excuses(record).items()]
-        self.say(f"[{number}/{total}] {record['case']}: " + "; ".join(told))
+        told = "; ".join(told)
+        self.say(f"[{number}/{total}, {seconds:.0f} s] {record['case']}: {told}")
 
     def tables(self, run):
         for measure in tables.MEASURES:

@@ -26,10 +26,10 @@ def rows_of(record, case: Case):
     unit = amount if record["measure"] == "memory" else duration
     name, engine = case.name, record.get("engine", "")
     sides, told = record.get("sides", {}), excuses(record)
-    ours = told.get(case.ours) or ranged(sides[case.ours], unit)
+    ours = told.get(record["ours"]) or ranged(sides[record["ours"]], unit)
     if case.at_most is not None:
         limit = limit_of(case)
-        judged = verdict(sides.get(case.ours), case.at_most, is_limit=True)
+        judged = verdict(sides.get(record["ours"]), case.at_most, is_limit=True)
         yield name, engine, ours, "", "", "", f"≤ {limit}", judged
     elif not case.peers:
         yield name, engine, ours, "", "", "", "", ""
@@ -38,14 +38,15 @@ def rows_of(record, case: Case):
         theirs = told.get(peer) or (unit(sides[peer][0]) if peer in sides else "")
         shown = ranged(ratio, times) if ratio else ""
         wanted = "" if goal is None else f"≥ {times(goal)}"
-        yield name, engine, ours, peer, theirs, shown, wanted, verdict(ratio, goal)
+        judged = verdict(ratio, goal) if ratio or goal is None else "not compared"
+        yield name, engine, ours, peer, theirs, shown, wanted, judged
 
 
 def growth_rows(record, case: Case):
     told = excuses(record)
-    for side in (case.ours, *case.peers):
+    for side in (record["ours"], *case.peers):
         exponent = record.get("sides", {}).get(side)
-        limit = case.at_most if side == case.ours else None
+        limit = case.at_most if side == record["ours"] else None
         unit = amount if case.measure.endswith("memory") else duration
         points = record.get("points", {}).get(side, {})
         yield (

@@ -22,7 +22,7 @@ TESTS = Path(__file__).parents[1]
 def quick(tmp_path_factory):
     """Run everything on tiny arrays; return the folder of the docs and the finished process."""
     docs = tmp_path_factory.mktemp("docs")
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "benchmark", "--quick", "--page", "--docs", str(docs)]
     done = subprocess.run(
         command,
