@@ -40,9 +40,12 @@ def small_tiles(monkeypatch):
     """Cut problems of a few rows and keys into many tiles."""
     monkeypatch.setattr(_numpy_plan, "ROWS", 3)
     monkeypatch.setattr(_numpy_plan, "NARROW_ROWS", 2)
-    monkeypatch.setattr(_numpy_plan, "SCORES", 12)
-    monkeypatch.setattr(_numpy_plan, "LEAST_KEYS", 2)
+    monkeypatch.setattr(_numpy_plan, "KEYS", 3)
+    monkeypatch.setattr(_numpy_plan, "MOST_KEYS", 4)
+    monkeypatch.setattr(_numpy_plan, "EDGE_KEYS", 2)
+    monkeypatch.setattr(_numpy_plan, "TOGETHER", 36)
     monkeypatch.setattr(_numpy_plan, "MANY_ROWS", 1)
+    monkeypatch.setattr(_numpy_rows, "SAMPLE", 1)
     monkeypatch.setattr(_numpy_rows, "MANY_ROWS", 1)
 
 
@@ -346,7 +349,7 @@ class TestWorkers:
                 together.wait(timeout=10)
             return kv_pos >= 0
 
-        af.attention(*(normal(1000, 4) for _ in range(3)), mask=mask, engine="native")
+        af.attention(*(normal(2000, 4) for _ in range(3)), mask=mask, engine="native")
 
         assert len(seen) == 3
 
@@ -399,6 +402,25 @@ class TestWorkers:
 
         assert set(during) == {1}
         assert blas_threads() == before
+
+    def test_blas_is_held_whichever_thread_calls(self, workers):
+        workers(1)
+        during = []
+
+        def mask(q_pos, kv_pos):
+            if q_pos.size > 1:
+                during.append(blas_threads())
+            return q_pos >= kv_pos
+
+        def call():
+            af.attention(*(normal(40, 8) for _ in range(3)), mask=mask, engine="native")
+
+        call()
+        other = threading.Thread(target=call)
+        other.start()
+        other.join()
+
+        assert during == [[1] * len(during[0])] * 2
 
     @pytest.mark.parametrize("fails_in", ["every", "other"])
     def test_an_exception_reaches_the_caller_and_blas_has_its_threads_back(

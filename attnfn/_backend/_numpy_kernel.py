@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Array
-from ._numpy_plan import LIMITS, Evaluate, Piece, Plan, tiles
+from ._numpy_plan import LIMITS, Evaluate, Piece, Plan
 from ._numpy_rows import Buffers, RunningRows, UnusualError
 from ._numpy_threads import for_each, num_workers
 
@@ -73,8 +73,7 @@ def _compute(plan: Plan, unit: list[Piece], /) -> None:
                 RunningRows(plan, piece, scratch, Buffers() if len(unit) > 1 else scratch)
                 for piece in unit
             ]
-            first, end = min(x.first for x in parts), max(x.end for x in parts)
-            for keys in tiles(first, end, max(x.num_rows for x in parts)):
+            for keys in plan.tiles(unit):
                 asked = plan.ask(unit[0].rows, keys)
                 for part in parts:
                     part.add(keys, asked)

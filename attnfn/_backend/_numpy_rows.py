@@ -1,21 +1,22 @@
 """Rows of queries in the kernel for NumPy arrays: tile after tile, in place."""
 
 import math
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from .._typing import Array
-from ._numpy_masks import Form, Term, Tile, cut, mask_term
-from ._numpy_plan import MANY_ROWS, Piece, Plan, greatest_norm
+from ._numpy_masks import Term, Tile, cut, mask_term, minus_inf_where_not
+from ._numpy_plan import LINE, MANY_ROWS, Piece, Plan, norms
 
 __all__ = ["Buffers", "RunningRows", "UnusualError"]
 
-#: How far a row's maximum may rise before its sums are scaled down.
-SLACK = 10.0
-#: Sums of weights that are allowed to exceed those at the peak.
-LARGE = 1e10
+#: From so many keys a first estimate of each row's maximum is made.
+SAMPLE = 64
+
+#: What functions said of a tile: by name, the first row and key, and the answer.
+Asked = dict[str, tuple[int, int, Array]]
 
 
 class UnusualError(Exception):
@@ -39,217 +40,287 @@ class Buffers:
 
 
 class RunningRows:
-    """What is known so far of some rows: the running maximum, sum, and sum of values.
+    """What is known so far of some rows: what is subtracted, the sum, and that of the values.
 
-    With `peak` the greatest score so far, or a little less, `total` is the sum of
-    exp(score - peak), and `acc` that of exp(score - peak) * value.
+    `total` is the sum of exp(score - shift), and `acc` that of exp(score - shift) * value. The
+    shift is some way below the greatest score, so that a few that are greater do no harm and
+    those that are much smaller are no denormal numbers, with which products crawl.
+
+    The axes are (heads of keys, rows and query heads for each, dim).
     """
 
     def __init__(self, plan: Plan, piece: Piece, scratch: Buffers, own: Buffers) -> None:
         self.plan, self.piece, self.scratch = plan, piece, scratch
-        self.first, self.end = self._range()
-        self.heads = piece.heads.stop - piece.heads.start
-        self.rows = piece.rows.stop - piece.rows.start
-        self.num_rows = self.heads * self.rows
-        head_dim, value_dim = plan.q.shape[-1], plan.v.shape[-1]
+        self.group, self.num_rows = piece.group, piece.rows.stop - piece.rows.start
+        lines = (piece.num_kv_heads, self.num_rows * self.group)
+        dim, dtype = plan.head_dim, plan.dtype
 
-        q = own.take("q", (self.heads, self.rows, head_dim), plan.dtype)
+        # One more number in each query, and a 1 in each key, subtract the shift.
+        self.q_and_shift = own.take("q", (*lines, _whole_lines(dim + 1)), dtype)
+        self.q = self.q_and_shift[..., :dim]
         x = plan.q[piece.batch][piece.heads, piece.rows]
+        x = x.reshape(lines[0], self.group, self.num_rows, dim).swapaxes(1, 2)
         np.multiply(
-            x, plan.dtype.type(plan.scale), out=q, dtype=plan.dtype, casting="same_kind"
+            x,
+            dtype.type(plan.scale),
+            out=self.q.reshape(x.shape),
+            dtype=dtype,
+            casting="same_kind",
         )
-        self.q = q.reshape(self.num_rows, head_dim)
-        self.acc = own.take("acc", (self.num_rows, value_dim), plan.dtype)
-        self.total = own.take("total", (self.num_rows,), plan.dtype)
-        self.peak = own.take("peak", (self.num_rows,), plan.dtype)
+        self.acc = own.take("acc", (*lines, plan.value_dim), dtype)
+        self.total = own.take("total", lines, dtype)
+        self.shift = own.take("shift", (*lines, 1), dtype)
         self.acc.fill(0.0)
         self.total.fill(0.0)
-        self.peak.fill(-math.inf)
-        self.shift = 0.0  # the peak, 0 where that is -inf
-        self.is_settled = False  # whether every row has a peak
-        self.is_bounded, self.is_clamped = self._shortcuts()
+        self.shift.fill(-math.inf)  # nothing seen yet
+        self.is_clamped = False
+        self.is_bounded = self._is_bounded()
         self.sees_bad = {
-            name: np.zeros((self.heads, self.rows, 1), bool)
+            name: np.zeros((lines[0], self.num_rows, self.group, 1), bool)
             for name in ("keys", "values")
             if plan.bad[name] is not None
         }
 
-    def _range(self) -> tuple[int, int]:
-        piece = self.piece
-        first, end = piece.first, piece.end
-        segments = self.plan.segments.get(piece.batch)
-        if segments is not None:
-            least, most = segments.range(piece.rows)
-            first, end = max(first, least), min(end, most)
-        return first, end
-
-    def _shortcuts(self) -> tuple[bool, bool]:
-        """Return whether no maximum is needed, and whether denormal weights are possible."""
-        plan, limits = self.plan, self.plan.limits
-        if plan.is_clean:
-            return False, False
-        if self.num_rows < MANY_ROWS:
-            return False, not plan.has_bias
-        bound = greatest_norm(self.q) * plan.greatest_norm(self.piece)
-        if not math.isfinite(bound):
+    def _is_bounded(self) -> bool:
+        """Return whether no maximum is needed: |q . k| is at most |q| |k|."""
+        plan, piece = self.plan, self.piece
+        self.is_careful = plan.is_clean or self.acc.shape[1] < MANY_ROWS
+        if self.is_careful:
+            self.bounds = np.full(self.shift.shape, math.inf)
+            return False
+        kv_heads = range(piece.kv_heads.start, piece.kv_heads.stop)
+        keys = np.asarray([plan.greatest_norm(piece.batch, h) for h in kv_heads])
+        bounds = norms(self.q)[..., None] * keys[:, None, None]
+        if not math.isfinite(bounds.max()):
             raise UnusualError
         if plan.softcap is not None:
-            bound = min(bound, 1.0) * plan.softcap
-        bound += plan.bias_bound
-        if bound <= limits.no_maximum:
-            return True, False
-        # A -inf in the bias hides a key, but after clamping it is like any other number.
-        is_exact = not plan.has_bias or plan.greatest_value(self.piece) <= limits.most_value
-        return False, 2 * bound > -limits.least and is_exact
+            bounds = np.minimum(bounds, 1.0) * plan.softcap
+        self.bounds = bounds + plan.bias_bound
+        if self.bounds.max() <= plan.limits.no_maximum:
+            self.shift.fill(0.0)
+            return True
+        return False
 
-    def add(self, keys: slice, asked: dict[str, tuple[int, Array]]) -> None:
+    def add(self, keys: slice, asked: Asked) -> None:
         """Take more keys into account."""
-        keys = slice(max(keys.start, self.first), min(keys.stop, self.end))
-        if keys.start >= keys.stop:
+        piece, plan = self.piece, self.plan
+        keys = slice(max(keys.start, piece.keys[0]), min(keys.stop, piece.keys[3]))
+        rows = piece.rows
+        if plan.window is not None:
+            rows = plan.window.rows(rows, keys, piece.offset)
+        if keys.start >= keys.stop or rows.start >= rows.stop:
             return
-        terms = self._terms(keys, asked)
+        tile = Tile(piece.batch, piece.heads, self.group, rows, keys)
+        terms = self._terms(tile, asked)
         if terms is None:
             return
-        dtype, shape = self.plan.dtype, (self.num_rows, keys.stop - keys.start)
-        s = self.scratch.take("scores", shape, dtype)
-        s3 = s.reshape(self.heads, self.rows, shape[1])
-        self._score(s, s3, keys, asked)
-        if self.is_bounded:
-            np.exp(s, out=s)
-            for columns, factor in terms:
-                s3[..., columns] *= factor
-            sums = np.matmul(s, _ones(shape[1], dtype))
-        else:
-            sums = self._weigh_if_low(s, s3, terms)
-            if sums is None:
-                self._score(s, s3, keys, asked)
-                sums = self._weigh(s, s3, terms)
-        self.total += sums
-
-        keep = self._cut("dropout_mask", keys, asked)
+        s = self._weights(tile, terms, asked)
+        keep = self._cut("dropout_mask", tile, asked)
         if keep is not None:
-            s3 *= keep
-        part = self.scratch.take("part", self.acc.shape, dtype)
-        values = self.plan.v[(*self.piece.batch, self.piece.kv_head, keys)]
-        self.acc += np.matmul(s, values, out=part)
+            s4 = self._by_head(s)
+            np.multiply(s4, keep, out=s4)
+        lines = self._lines(tile)
+        acc = self.acc[:, lines]
+        part = self.scratch.take("part", acc.shape, plan.dtype)
+        acc += np.matmul(s, plan.v[piece.batch][piece.kv_heads, keys], out=part)
 
-    def _score(
-        self, s: Array, s3: Array, keys: slice, asked: dict[str, tuple[int, Array]]
-    ) -> None:
-        """Compute the scores, with nothing hidden yet."""
-        plan = self.plan
-        np.matmul(self.q, plan.k[(*self.piece.batch, self.piece.kv_head, keys)].T, out=s)
-        if not plan.is_clean and self.num_rows < MANY_ROWS and not math.isfinite(s.sum()):
+    def _weights(self, tile: Tile, terms: list[Term], asked: Asked) -> Array:
+        """Return the weights of a tile, having added them to the total."""
+        lines = self._lines(tile)
+        is_careful = self.is_careful
+        if not is_careful and not self._is_settled(lines):
+            few = slice(tile.keys.start, min(tile.keys.start + SAMPLE, tile.keys.stop))
+            sample = tile._replace(keys=few)
+            self._raise_shift(sample, self._hidden(sample, self._first(terms, few), asked))
+            is_careful = not self._is_settled(lines)
+        if not is_careful:
+            s = self._in_passing(tile, terms, asked)
+            sums = _sums(s)
+            is_careful = not (self.is_bounded or sums.max() <= self.plan.limits.most_total)
+        if is_careful:
+            s = self._with_care(tile, terms, asked)
+            sums = _sums(s)
+        self.total[:, lines] += sums
+        return s
+
+    def _in_passing(self, tile: Tile, terms: list[Term], asked: Asked) -> Array:
+        """Return weights where every row has a shift, which its scores may exceed.
+
+        The maximum of a tile takes as long as half of its exponentials, and mostly what was
+        seen before is nearly as high. If not, the sums say so.
+        """
+        s = self._scores(tile, asked, with_shift=not self.is_bounded)
+        self._clamp(s)
+        np.exp(s, out=s)
+        s4 = self._by_head(s)
+        for columns, allowed in terms:
+            part = s4[..., columns]
+            np.multiply(part, allowed, out=part)
+        return s
+
+    def _with_care(self, tile: Tile, terms: list[Term], asked: Asked) -> Array:
+        """Return weights relative to the greatest score."""
+        s = self._hidden(tile, terms, asked)
+        self._raise_shift(tile, s)
+        s -= _finite(self.shift[:, self._lines(tile)])
+        if self._clamp(s):
+            self._hide(s, terms)
+        np.exp(s, out=s)
+        return s
+
+    def _scores(self, tile: Tile, asked: Asked, *, with_shift: bool = False) -> Array:
+        """Return the scores, with nothing hidden yet."""
+        plan, piece, lines = self.plan, self.piece, self._lines(tile)
+        q, k = self.q[:, lines], plan.k[piece.batch][piece.kv_heads, tile.keys]
+        is_folded = with_shift and plan.softcap is None
+        if is_folded:
+            dim = plan.head_dim
+            q = self.q_and_shift[:, lines, : dim + 1]
+            and_one = self.scratch.take("k", (*k.shape[:2], _whole_lines(dim + 1)), plan.dtype)
+            and_one[..., :dim] = k
+            and_one[..., dim] = 1.0
+            k = and_one[..., : dim + 1]
+        shape = (*q.shape[:2], k.shape[1])
+        s = np.matmul(q, k.mT, out=self.scratch.take("scores", shape, plan.dtype))
+        if self.is_careful and not plan.is_clean and not math.isfinite(s.sum()):
             raise UnusualError
         if plan.softcap is not None:
             np.tanh(s, out=s)
             s *= plan.dtype.type(plan.softcap)
-        bias = self._cut("bias", keys, asked)
+        bias = self._cut("bias", tile, asked)
         if bias is not None:
-            s3 += bias
+            s4 = self._by_head(s)
+            s4 += bias
+        if with_shift and not is_folded:
+            s -= self.shift[:, lines]
+        return s
 
-    def _weigh_if_low(self, s: Array, s3: Array, terms: list[Term]) -> Array | None:
-        """Turn scores into weights and return their sums; None if the peak has to be raised.
+    def _hidden(self, tile: Tile, terms: list[Term], asked: Asked) -> Array:
+        """Return the scores, -inf where they are hidden."""
+        s = self._scores(tile, asked)
+        self._hide(s, terms)
+        return s
 
-        The maximum of a tile takes as long as half of its exponentials, and mostly what was
-        seen before is as high. If not, the sums say so.
-        """
-        if not self.is_settled:
-            # Nothing was done to the scores yet: there is no need to compute them again.
-            return self._weigh(s, s3, terms)
-        sums = self._exponentials(s, s3, terms)
-        return sums if sums.max() <= LARGE else None
-
-    def _weigh(self, s: Array, s3: Array, terms: list[Term]) -> Array:
-        """Turn scores into weights relative to a peak that they do not exceed by much."""
-        self._hide(s3, terms)
-        self._raise_peak(s)
-        return self._exponentials(s, s3, terms)
-
-    def _exponentials(self, s: Array, s3: Array, terms: list[Term]) -> Array:
-        s -= self.shift
-        if self.is_clamped:
-            np.maximum(s, self.plan.dtype.type(self.plan.limits.least), out=s)
-        self._hide(s3, terms)
-        np.exp(s, out=s)
-        return np.matmul(s, _ones(s.shape[1], s.dtype))
-
-    def _hide(self, s3: Array, terms: list[Term]) -> None:
-        for columns, term in terms:
-            part = s3[..., columns]
+    def _hide(self, s: Array, terms: list[Term]) -> None:
+        s4 = self._by_head(s)
+        for columns, allowed in terms:
+            part = s4[..., columns]
             if self.plan.is_clean:
-                np.copyto(part, -math.inf, where=~term)
+                np.copyto(part, -math.inf, where=~allowed)
             else:
-                part += term
+                term = self.scratch.take("term", allowed.shape, s.dtype)
+                part += minus_inf_where_not(allowed, term)
 
-    def _raise_peak(self, s: Array) -> None:
-        """Raise the peak to the row's maximum, if that is far above, and scale the sums."""
-        is_clean = self.plan.is_clean
-        top = s.max(axis=1)
-        if not is_clean and not top.max() < math.inf:
+    def _clamp(self, s: Array) -> bool:
+        """Raise scores whose exponential would be a denormal number, where there may be any."""
+        if self.is_clamped:
+            np.maximum(s, s.dtype.type(self.plan.limits.least), out=s)
+        return self.is_clamped
+
+    def _raise_shift(self, tile: Tile, s: Array) -> None:
+        """Raise the shift towards the greatest scores of the tile, and scale the sums."""
+        plan, lines = self.plan, self._lines(tile)
+        shift = self.shift[:, lines]
+        top = s.max(axis=-1, keepdims=True)
+        if not plan.is_clean and not top.max() < math.inf:
             raise UnusualError
-        if not (top > (self.peak if is_clean else self.peak + SLACK)).any():
+        if not self.is_careful:
+            top -= plan.limits.headroom
+        if (top <= shift).all():
             return
-        np.maximum(self.peak, top, out=top)
-        shift = np.where(top == -math.inf, self.plan.dtype.type(0.0), top)
-        fade = np.exp(self.peak - shift)
-        self.total *= fade
-        self.acc *= fade[:, None]
-        self.peak[...] = top
-        self.shift = shift[:, None]
-        self.is_settled = not is_clean and bool((top > -math.inf).all())
+        np.maximum(shift, top, out=top)
+        fade = np.exp(shift - _finite(top))
+        self.total[:, lines] *= fade[..., 0]
+        self.acc[:, lines] *= fade
+        shift[...] = top
+        self.q_and_shift[:, lines, plan.head_dim] = -top[..., 0]
+        self._look_for_denormals()
 
-    def _terms(self, keys: slice, asked: dict[str, tuple[int, Array]]) -> list[Term] | None:
-        """Return what hides keys of a tile, None if it hides all of them."""
+    def _look_for_denormals(self) -> None:
+        """Find out whether some weight may be a denormal number, or round to none."""
         plan, piece = self.plan, self.piece
-        form: Form = "bool" if plan.is_clean else "factor" if self.is_bounded else "term"
+        is_deep = bool((self.bounds + self.shift).max() > -plan.limits.least)
+        if is_deep and plan.has_bias and not self.is_careful:
+            # A -inf in the bias hides a key, but after clamping it is like any other number.
+            kv_heads = range(piece.kv_heads.start, piece.kv_heads.stop)
+            greatest = max(plan.greatest_value(piece.batch, h) for h in kv_heads)
+            is_deep = greatest <= plan.limits.most_value
+        is_exact = not (self.is_careful and plan.has_bias)
+        self.is_clamped = is_deep and is_exact and not plan.is_clean
+
+    def _is_settled(self, lines: slice) -> bool:
+        """Return whether each of these rows has seen something."""
+        return self.is_bounded or bool((self.shift[:, lines] > -math.inf).all())
+
+    def _lines(self, tile: Tile) -> slice:
+        """Return where the rows of a tile are among ours."""
+        start = self.piece.rows.start
+        return slice(
+            (tile.rows.start - start) * self.group, (tile.rows.stop - start) * self.group
+        )
+
+    def _by_head(self, s: Array) -> Array:
+        """Return a view of scores as (heads of keys, rows, query heads for each, keys)."""
+        return s.reshape(s.shape[0], -1, self.group, s.shape[-1])
+
+    def _terms(self, tile: Tile, asked: Asked) -> list[Term] | None:
+        """Return what hides keys of a tile, None if it hides all of them."""
+        plan = self.plan
         terms: list[Term] = []
-        if plan.windows is not None:
-            terms += plan.windows[form].terms(piece.rows, keys, piece.offset)
-        masks = {"mask": self._cut("mask", keys, asked)}
+        if plan.window is not None:
+            terms += plan.window.terms(tile.rows, tile.keys, self.piece.offset)
+        masks = [self._cut("mask", tile, asked)]
         if plan.segments:
-            masks["segments"] = plan.segments[piece.batch].allowed(piece.rows, keys)
-        for name, mask in masks.items():
-            if mask is None:
-                continue
-            term = mask_term(mask, form, partial(self.scratch.take, name, dtype=plan.dtype))
+            masks.append(plan.segments[tile.batch].allowed(tile.rows, tile.keys))
+        for mask in masks:
+            term = True if mask is None else mask_term(mask)
             if term is False:
                 return None
             if term is not True:
                 terms.append(term)
-        self._look_for_bad(keys, terms)
+        self._look_for_bad(tile, terms)
         return terms
 
-    def _look_for_bad(self, keys: slice, terms: list[Term]) -> None:
+    def _first(self, terms: list[Term], keys: slice) -> list[Term]:
+        """Return what the terms say of the first keys of their tile."""
+        size, found = keys.stop - keys.start, []
+        for columns, allowed in terms:
+            start = columns.start or 0
+            if start < size:
+                stop = size if columns.stop is None else min(size, columns.stop)
+                part = allowed if allowed.shape[-1] == 1 else allowed[..., : stop - start]
+                found.append((slice(start, stop), part))
+        return found
+
+    def _look_for_bad(self, tile: Tile, terms: list[Term]) -> None:
         """Remember which rows may see a key or a value that is not finite."""
         for name, seen in self.sees_bad.items():
-            bad = cut(
-                self.plan.bad[name], Tile(self.piece.batch, self.piece.heads, slice(None), keys)
-            )
+            bad = cut(self.plan.bad[name], tile._replace(rows=slice(None)))
             if not bad.any():
                 continue
-            allowed = np.broadcast_to(
-                bad, (self.heads, self.rows, keys.stop - keys.start)
-            ).copy()
+            at = slice(
+                tile.rows.start - self.piece.rows.start, tile.rows.stop - self.piece.rows.start
+            )
+            seen = seen[:, at]
+            allowed = np.empty((*seen.shape[:3], tile.keys.stop - tile.keys.start), bool)
+            allowed[...] = bad
             for columns, term in terms:
                 allowed[..., columns] &= term
             seen |= allowed.any(axis=-1, keepdims=True)
 
-    def _cut(self, name: str, keys: slice, asked: dict[str, tuple[int, Array]]) -> Array | None:
-        """Return what a mask or a bias says of a tile: (heads or 1, rows or 1, keys or 1)."""
-        piece, plan = self.piece, self.plan
-        if name in plan.arrays:
-            return cut(plan.arrays[name], Tile(piece.batch, piece.heads, piece.rows, keys))
+    def _cut(self, name: str, tile: Tile, asked: Asked) -> Array | None:
+        """Return what a mask or a bias says of a tile, with 1 where an axis is all the same."""
+        if name in self.plan.arrays:
+            return cut(self.plan.arrays[name], tile)
         if name not in asked:
             return None
-        start, x = asked[name]
+        row, key, x = asked[name]
+        rows, keys = tile.rows, tile.keys
         return cut(
             x,
-            Tile(
-                piece.batch,
-                piece.heads,
-                slice(0, self.rows),
-                slice(keys.start - start, keys.stop - start),
+            tile._replace(
+                rows=slice(rows.start - row, rows.stop - row),
+                keys=slice(keys.start - key, keys.stop - key),
             ),
         )
 
@@ -258,40 +329,61 @@ class RunningRows:
         plan, piece = self.plan, self.piece
         if not plan.is_clean and not np.isfinite(self.acc).all():
             raise UnusualError
+        # Few numbers, and of all sizes: the sink may be far from the scores.
+        total, shift = (x.astype(np.float64) for x in (self.total[..., None], self.shift))
         if self.is_bounded:
-            np.copyto(self.peak, np.where(self.total == 0, -math.inf, 0.0))
-        is_empty = self.peak == -math.inf
-        top, sinks = self.peak, None
+            shift[total == 0] = -math.inf
+        is_empty = shift == -math.inf
+        top = shift
         if plan.sinks is not None:
-            sinks = np.repeat(plan.sinks[piece.batch][piece.heads, 0], self.rows)
-            top = np.maximum(top, sinks)
-        top = np.where(top == -math.inf, plan.dtype.type(0.0), top)
-        fade = np.exp(self.peak - top)
-        total = self.total * fade
-        if sinks is not None:
-            total += np.exp(sinks - top)
+            sinks = self._own(np.broadcast_to(plan.sinks, (*plan.lse.shape, 1)))
+            top = np.maximum(shift, sinks.reshape(shift.shape))
+        top = np.where(top == -math.inf, 0.0, top)
+        fade = np.exp(shift - top)
+        total *= fade
+        if plan.sinks is not None:
+            total += np.exp(sinks.reshape(shift.shape) - top)
         nothing = total == 0
         total[nothing] = 1.0
         lse = np.log(total) + top
         lse[nothing] = -math.inf
         fade /= total * plan.keep_rate
         fade[is_empty] = 0.0
-        self._write(fade, lse, is_empty)
+        self.acc *= fade
+        self._write(lse, is_empty)
 
-    def _write(self, share: Array, lse: Array, is_empty: Array) -> None:
-        plan, piece = self.plan, self.piece
-        shape = (self.heads, self.rows, 1)
-        out = plan.out[piece.batch][piece.heads, piece.rows]
-        lse3 = lse.reshape(shape)
-        np.multiply(self.acc.reshape(*shape[:2], -1), share.reshape(shape), out=out)
-        is_bad = self.sees_bad.get("keys", np.False_)
-        if plan.bad["queries"] is not None:
-            bad = plan.bad["queries"][piece.batch][piece.heads, piece.rows]
-            is_bad = is_bad | (bad & ~is_empty.reshape(shape))
+    def _own(self, x: Array) -> Array:
+        """Return a view of our rows, as (heads of keys, rows, query heads for each, dim)."""
+        x = x[self.piece.batch][self.piece.heads, self.piece.rows]
+        split = (self.piece.num_kv_heads, self.group, *x.shape[1:])
+        return x.reshape(split).swapaxes(1, 2)
+
+    def _write(self, lse: Array, is_empty: Array) -> None:
+        plan = self.plan
+        out, lses = self._own(plan.out), self._own(plan.lse[..., None])
+        out[...] = self.acc.reshape(out.shape)
+        lses[...] = lse.reshape(lses.shape)
         if plan.is_clean:
-            np.copyto(lse3, math.nan, where=is_bad)
+            is_bad = self.sees_bad.get("keys", np.False_)
+            if plan.bad["queries"] is not None:
+                bad = self._own(plan.bad["queries"])
+                is_bad = is_bad | (bad & ~is_empty.reshape(lses.shape))
+            np.copyto(lses, math.nan, where=is_bad)
             np.copyto(out, math.nan, where=is_bad | self.sees_bad.get("values", np.False_))
-        plan.lse[piece.batch][piece.heads, piece.rows] = lse3[..., 0]
+
+
+def _sums(s: Array, /) -> Array:
+    """Return the sums along the last axis; a product with ones is the fastest way to them."""
+    return np.matmul(s, _ones(s.shape[-1], s.dtype))
+
+
+def _finite(shift: Array, /) -> Array:
+    """Return the shift, 0 where it is -inf: -inf - -inf is NaN."""
+    return np.where(shift == -math.inf, shift.dtype.type(0.0), shift)
+
+
+def _whole_lines(size: int, /) -> int:
+    return -(-size // LINE) * LINE
 
 
 @lru_cache(maxsize=64)

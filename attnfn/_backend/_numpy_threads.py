@@ -47,7 +47,7 @@ def for_each(function: Callable[[T], None], items: Iterable[T], /, *, workers: i
     todo = deque(items)
     others = 0 if _here.is_working else min(workers, len(todo)) - 1
     with _blas.held():
-        helpers = _start(others, lambda: _work_off(function, todo)) if others > 0 else []
+        helpers = _start(others, lambda: _help(function, todo)) if others > 0 else []
         try:
             _work_off(function, todo)
         finally:
@@ -73,6 +73,11 @@ def _work_off(function: Callable[[T], None], todo: "deque[T]", /) -> None:
         raise
     finally:
         _here.is_working = was_working
+
+
+def _help(function: Callable[[T], None], todo: "deque[T]", /) -> None:
+    with _blas.held():
+        _work_off(function, todo)
 
 
 def _start(count: int, work: Callable[[], None], /) -> list["Future[None]"]:
@@ -125,31 +130,34 @@ class _Pools:
 class _Blas:
     """BLAS, which is held to one thread while any call is at work.
 
-    The limit is the process's, so overlapping calls are counted: the first saves the number
-    of threads, the last restores it.
+    Mostly the limit is the process's, so overlapping calls are counted: the first saves the
+    number of threads, the last restores it. Where it is the thread's own, with MKL and OpenMP,
+    each thread saves and restores it.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._count = 0
-        self._limit: Any = None
-        self._libraries: Any = None
+        self._saved: list[tuple[Any, int]] = []
+        self._found: tuple[list[Any], list[Any]] | None = None
 
     def can_be_held(self) -> bool:
         """Return whether its number of threads can be set at all."""
-        return bool(self._found().lib_controllers)
+        return any(self._libraries())
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold BLAS to one thread, as far as it can be."""
-        libraries = self._found()
+        of_process, of_thread = self._libraries()
         with self.lock:
             if self._count == 0:
-                self._limit = libraries.limit(limits=1)
+                self._saved = _limited(of_process)
             self._count += 1
+        own = _limited(of_thread)
         try:
             yield
         finally:
+            _set(own)
             with self.lock:
                 # In a child that was forked in here there is nothing left to restore.
                 self._count = max(0, self._count - 1)
@@ -163,29 +171,45 @@ class _Blas:
         self._restore()
 
     def _restore(self) -> None:
-        limit, self._limit = self._limit, None
-        if limit is not None:
-            limit.restore_original_limits()
+        saved, self._saved = self._saved, []
+        _set(saved)
 
-    def _found(self) -> Any:
+    def _libraries(self) -> tuple[list[Any], list[Any]]:
         # Looking for the libraries takes milliseconds, setting their threads microseconds.
-        if self._libraries is None:
+        if self._found is None:
             try:
                 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
             except ImportError:
-                self._libraries = _Nothing()
+                self._found = [], []
             else:
-                self._libraries = ThreadpoolController().select(user_api="blas")
-        return self._libraries
+                found = ThreadpoolController().select(user_api="blas").lib_controllers
+                of_thread = [x for x in found if _is_of_thread(x)]
+                self._found = [x for x in found if x not in of_thread], of_thread
+        return self._found
 
 
-class _Nothing:
-    """Stands for threadpoolctl where it is not installed."""
+def _limited(libraries: list[Any], /) -> list[tuple[Any, int]]:
+    """Hold libraries to one thread; return how many they had."""
+    had = [(library, library.num_threads) for library in libraries]
+    _set([(library, 1) for library in libraries])
+    return had
 
-    lib_controllers = ()
 
-    def limit(self, *, limits: int) -> None:
-        """Limit nothing."""
+def _set(numbers: list[tuple[Any, int]], /) -> None:
+    for library, number in numbers:
+        # threadpoolctl lets one thread alone set the limit until it is told otherwise.
+        clear = getattr(library, "clear_controlling_thread", lambda *, force: None)
+        clear(force=True)
+        library.set_num_threads(number)
+        clear(force=True)
+
+
+def _is_of_thread(library: Any, /) -> bool:
+    """Return whether threadpoolctl sets a limit for the thread that asks for it, and no other."""
+    if library.internal_api == "mkl":
+        return "MKL_Set_Num_Threads_Local" in library.check_symbols
+    is_openmp = getattr(library, "threading_layer", None) == "openmp"
+    return is_openmp and hasattr(library, "clear_controlling_thread")
 
 
 _here = _Here()
