@@ -16,13 +16,13 @@ __all__ = ["LIMITS", "MANY_ROWS", "Evaluate", "Piece", "Plan", "norms"]
 Evaluate = Callable[[str, int, int, int, int], Array]
 
 #: Of a tile, whose scores should fit into the cache of a core. With few rows the keys are more.
-ROWS, KEYS, MOST_KEYS = 512, 512, 4096
+ROWS, KEYS, MOST_KEYS = 512, 256, 4096
 #: Where some rows of a tile see keys that others do not: less is computed in vain, more often.
-EDGE_KEYS = 192
+EDGE_KEYS = 128
 #: In a window narrower than this more rows would see too many keys that most of them do not.
 NARROW_WINDOW, NARROW_ROWS = 1024, 128
 #: Heads are taken together up to so many scores, or numbers in their keys and values.
-TOGETHER = 2**17
+TOGETHER = 2**18
 #: Sizes of tiles are multiples of this, the numbers in a line of the cache.
 LINE = 16
 #: Rows from which on a product takes longer than a look at all the keys beforehand.
@@ -43,7 +43,7 @@ class _Limits(NamedTuple):
 
 LIMITS = {
     np.dtype(np.float32): _Limits(50.0, 24.0, -80.0, 1e25, 1e20),
-    np.dtype(np.float64): _Limits(300.0, 300.0, -700.0, 1e200, 1e200),
+    np.dtype(np.float64): _Limits(300.0, 64.0, -700.0, 1e200, 1e200),
 }
 
 
@@ -217,10 +217,12 @@ class Plan:
                 (min, max, min, max), zip(*(x.keys for x in pieces), strict=True), strict=True
             )
         )
-        if all_first >= all_end:
-            # In a narrow window there is no key that all rows see.
-            all_first, all_end = first, end
         edge = min(most, EDGE_KEYS)
+        # Few keys are not worth a tile; and in a narrow window there is none that all rows see.
+        if all_first - first <= edge or all_first >= all_end:
+            all_first = first
+        if end - all_end <= edge or all_first >= all_end:
+            all_end = end
         for start, stop, size in (
             (first, all_first, edge),
             (all_first, all_end, most),

@@ -1,7 +1,7 @@
 """Rows of queries in the kernel for NumPy arrays: tile after tile, in place."""
 
 import math
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -224,7 +224,7 @@ class RunningRows:
         top = s.max(axis=-1, keepdims=True)
         if not plan.is_clean and not top.max() < math.inf:
             raise UnusualError
-        if not self.is_careful:
+        if not self._has_denormals(self.bounds[:, lines], top - plan.limits.headroom):
             top -= plan.limits.headroom
         if (top <= shift).all():
             return
@@ -234,19 +234,23 @@ class RunningRows:
         self.acc[:, lines] *= fade
         shift[...] = top
         self.q_and_shift[:, lines, plan.head_dim] = -top[..., 0]
-        self._look_for_denormals()
+        self.is_clamped = self._may_clamp and self._has_denormals(self.bounds, self.shift)
 
-    def _look_for_denormals(self) -> None:
-        """Find out whether some weight may be a denormal number, or round to none."""
+    def _has_denormals(self, bounds: Array, shift: Array) -> bool:
+        """Return whether the exponential of some score less the shift may be denormal."""
+        return bool((bounds + shift).max() > -self.plan.limits.least)
+
+    @cached_property
+    def _may_clamp(self) -> bool:
+        """Return whether it makes no difference if a score is raised to the least."""
         plan, piece = self.plan, self.piece
-        is_deep = bool((self.bounds + self.shift).max() > -plan.limits.least)
-        if is_deep and plan.has_bias and not self.is_careful:
-            # A -inf in the bias hides a key, but after clamping it is like any other number.
-            kv_heads = range(piece.kv_heads.start, piece.kv_heads.stop)
-            greatest = max(plan.greatest_value(piece.batch, h) for h in kv_heads)
-            is_deep = greatest <= plan.limits.most_value
-        is_exact = not (self.is_careful and plan.has_bias)
-        self.is_clamped = is_deep and is_exact and not plan.is_clean
+        if not plan.has_bias or plan.is_clean:
+            return not plan.is_clean
+        # A -inf in the bias hides a key, but after clamping it is like any other number.
+        kv_heads = range(piece.kv_heads.start, piece.kv_heads.stop)
+        return not self.is_careful and all(
+            plan.greatest_value(piece.batch, h) <= plan.limits.most_value for h in kv_heads
+        )
 
     def _is_settled(self, lines: slice) -> bool:
         """Return whether each of these rows has seen something."""
@@ -327,7 +331,7 @@ class RunningRows:
     def finish(self) -> None:
         """Divide by the sums, and write the results to where they belong."""
         plan, piece = self.plan, self.piece
-        if not plan.is_clean and not np.isfinite(self.acc).all():
+        if not plan.is_clean and not math.isfinite(self.acc.sum()):
             raise UnusualError
         # Few numbers, and of all sizes: the sink may be far from the scores.
         total, shift = (x.astype(np.float64) for x in (self.total[..., None], self.shift))
@@ -349,8 +353,7 @@ class RunningRows:
         lse[nothing] = -math.inf
         fade /= total * plan.keep_rate
         fade[is_empty] = 0.0
-        self.acc *= fade
-        self._write(lse, is_empty)
+        self._write(fade.astype(plan.dtype), lse, is_empty)
 
     def _own(self, x: Array) -> Array:
         """Return a view of our rows, as (heads of keys, rows, query heads for each, dim)."""
@@ -358,10 +361,10 @@ class RunningRows:
         split = (self.piece.num_kv_heads, self.group, *x.shape[1:])
         return x.reshape(split).swapaxes(1, 2)
 
-    def _write(self, lse: Array, is_empty: Array) -> None:
+    def _write(self, fade: Array, lse: Array, is_empty: Array) -> None:
         plan = self.plan
         out, lses = self._own(plan.out), self._own(plan.lse[..., None])
-        out[...] = self.acc.reshape(out.shape)
+        np.multiply(self.acc.reshape(out.shape), fade.reshape(lses.shape), out=out)
         lses[...] = lse.reshape(lses.shape)
         if plan.is_clean:
             is_bad = self.sees_bad.get("keys", np.False_)
