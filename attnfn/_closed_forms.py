@@ -5,13 +5,16 @@ their sum stays the same:
 
     delta = sum(w * dP) - d_lse        sum(w * dP) is sum(d_out * out)
     ds = w * (dP - delta)              0 where the query may not attend
+
+A weight is an exponential times a number of its row. The number is multiplied into `d_out`,
+which has fewer columns than there are keys.
 """
 
 import math
 from typing import Any, NamedTuple
 
-from ._backend import transposed
-from ._numerics import cast, nonfinite_vectors, softmax_with_sinks, sum_to, without
+from ._backend import known_finite, transposed
+from ._numerics import cast, exponentials, nonfinite_vectors, sum_to, without
 from ._problem import AttentionProblem
 from ._scores import bad_rows, kept, product, product_over_rows, score_before_bias, sees
 from ._typing import Array
@@ -62,32 +65,32 @@ def pull_back(
     row = _attended(problem)
     if saved is not None:
         row = _as_saved(row, *saved, xp=xp)
-    d_out = _zeroed(d_out, row.is_empty | row.is_bad_out, xp=xp)
+    dead = row.is_empty | row.is_bad_out
+    d_out = _replaced(d_out, dead, 0.0, xp=xp)
 
-    dropped = row.weights
-    d_weights = product(problem, d_out, transposed(problem.v, xp))
+    scaled = d_out * row.factor / problem.keep_rate
+    dropped, d_weights = row.exp, product(problem, scaled, transposed(problem.v, xp))
     if problem.dropout_mask is not None:
         keep = kept(problem)
-        dropped = xp.where(keep, dropped, 0.0) / problem.keep_rate
-        d_weights = xp.where(keep, d_weights, 0.0) / problem.keep_rate
-    d_v = product_over_rows(problem, dropped, d_out)
+        dropped, d_weights = (xp.where(keep, x, 0.0) for x in (dropped, d_weights))
+    d_v = product_over_rows(problem, dropped, scaled)
 
     # Where a hidden value is huge, 0 * inf must not come into the sum.
-    d_weights = _where(row.live, d_weights, xp=xp)
+    d_weights = _live_part(row.live, d_weights, xp=xp)
     if saved is None:
-        delta = xp.sum(row.weights * d_weights, axis=-1, keepdims=True)
+        delta = xp.sum(row.exp * d_weights, axis=-1, keepdims=True)
     else:
-        out = _zeroed(saved[0], row.is_empty | row.is_bad_out, xp=xp)
-        delta = xp.sum(d_out * out, axis=-1, keepdims=True)
+        delta = xp.sum(d_out * _replaced(saved[0], dead, 0.0, xp=xp), axis=-1, keepdims=True)
     if d_lse is not None:
-        delta = delta - _zeroed(d_lse, row.is_bad_lse, xp=xp)
-    d_scores = _where(row.live, row.weights * (d_weights - delta), xp=xp)
+        delta = delta - _replaced(d_lse, row.is_bad_lse, 0.0, xp=xp)
+    delta = delta * row.factor
+    d_scores = _live_part(row.live, row.exp * (d_weights - delta), xp=xp)
 
     d_bias = d_sinks = None
     if problem.bias is not None and not callable(problem.bias):
         d_bias = sum_to(d_scores, problem.bias.shape, xp=xp)
     if problem.sinks is not None:
-        d_sinks = -xp.sum(row.sink_weights * delta, axis=-2, keepdims=True)
+        d_sinks = -xp.sum(row.sink_exp * delta, axis=-2, keepdims=True)
         d_sinks = sum_to(d_sinks, problem.sinks.shape, xp=xp)
     if row.slope is not None:
         d_scores = d_scores * row.slope
@@ -118,24 +121,25 @@ def push_forward(
             weights = xp.where(keep, weights, 0.0) / problem.keep_rate
         return product(problem, weights, v)
 
-    out = to_values(row.weights, problem.v)
+    weights = row.exp * row.factor
+    out = to_values(weights, problem.v)
     d_out, d_lse = xp.zeros_like(out), xp.zeros_like(row.lse)
     if tangent.v is not None:
-        d_out = d_out + to_values(row.weights, tangent.v)
+        d_out = d_out + to_values(weights, tangent.v)
     d_scores = _d_scores(problem, row, tangent)
     if d_scores is not None:
-        d_lse = d_lse + xp.sum(row.weights * d_scores, axis=-1, keepdims=True)
+        d_lse = d_lse + xp.sum(weights * d_scores, axis=-1, keepdims=True)
     if tangent.sinks is not None:
-        d_lse = d_lse + row.sink_weights * tangent.sinks
+        d_lse = d_lse + row.sink_exp * row.factor * tangent.sinks
     if d_scores is not None or tangent.sinks is not None:
         d_shifted = -d_lse if d_scores is None else d_scores - d_lse
-        d_out = d_out + to_values(row.weights * d_shifted, problem.v)
+        d_out = d_out + to_values(weights * d_shifted, problem.v)
 
     return (
         _replaced(out, row.is_bad_out, math.nan, xp=xp),
         _replaced(row.lse, row.is_bad_lse, math.nan, xp=xp),
-        _zeroed(d_out, row.is_bad_out, xp=xp),
-        _zeroed(d_lse, row.is_bad_lse, xp=xp),
+        _replaced(d_out, row.is_bad_out, 0.0, xp=xp),
+        _replaced(d_lse, row.is_bad_lse, 0.0, xp=xp),
     )
 
 
@@ -154,14 +158,15 @@ def _d_scores(
         d_scores = d_scores if row.slope is None else d_scores * row.slope
     if tangent.bias is not None:
         d_scores = tangent.bias if d_scores is None else d_scores + tangent.bias
-    return None if d_scores is None else _where(row.live, d_scores, xp=xp)
+    return None if d_scores is None else _live_part(row.live, d_scores, xp=xp)
 
 
 class _Attended(NamedTuple):
     """What the forward pass of some rows finds, as far as a derivative needs it."""
 
-    weights: Array  # before dropout
-    sink_weights: Array | None  # (..., q_len, 1), as whatever is one to a row
+    exp: Array  # with `factor`, the weights before dropout
+    sink_exp: Array | None  # (..., q_len, 1), as whatever is one to a row
+    factor: Array
     lse: Array
     slope: Array | None  # of the softcap, None: 1
     live: Array | None  # which scores can change a weight, None: all
@@ -173,9 +178,7 @@ class _Attended(NamedTuple):
 def _attended(problem: AttentionProblem) -> _Attended:
     xp = problem.xp
     scores, before_bias = score_before_bias(problem)
-    weights, sink_weights, lse, is_empty = softmax_with_sinks(
-        scores.values, problem.sinks, xp=xp
-    )
+    exp, sink_exp, total, lse, is_empty = exponentials(scores.values, problem.sinks, xp=xp)
     slope = None
     if problem.softcap is not None:
         bent = before_bias / problem.softcap
@@ -186,7 +189,9 @@ def _attended(problem: AttentionProblem) -> _Attended:
         is_bad_out = sees(scores, problem.bad_values, xp=xp) | is_bad_lse
     # Only a bias can hide what is allowed.
     live = scores.allowed if problem.bias is None else scores.values != -math.inf
-    return _Attended(weights, sink_weights, lse, slope, live, is_empty, is_bad_lse, is_bad_out)
+    return _Attended(
+        exp, sink_exp, 1.0 / total, lse, slope, live, is_empty, is_bad_lse, is_bad_out
+    )
 
 
 def _as_saved(row: _Attended, out: Array, lse: Array, /, *, xp: Any) -> _Attended:
@@ -196,25 +201,15 @@ def _as_saved(row: _Attended, out: Array, lse: Array, /, *, xp: Any) -> _Attende
     """
     has_weight = xp.isfinite(lse)
     share = xp.exp(row.lse - xp.where(has_weight, lse, 0.0))
-    share = xp.where(has_weight, share, 0.0)
     is_bad_lse = xp.isnan(lse) | row.is_bad_lse
     is_bad_out = xp.any(xp.isnan(out), axis=-1, keepdims=True) | row.is_bad_out | is_bad_lse
-    sink_weights = None if row.sink_weights is None else row.sink_weights * share
-    return row._replace(
-        weights=row.weights * share,
-        sink_weights=sink_weights,
-        is_bad_lse=is_bad_lse,
-        is_bad_out=is_bad_out,
-    )
+    factor = xp.where(has_weight, row.factor * share, 0.0)
+    return row._replace(factor=factor, is_bad_lse=is_bad_lse, is_bad_out=is_bad_out)
 
 
-def _where(live: Array | None, x: Array, /, *, xp: Any) -> Array:
-    return x if live is None else xp.where(live, x, 0.0)
-
-
-def _zeroed(x: Array, rows: Array | bool, /, *, xp: Any) -> Array:
-    """Let nothing pass through some rows, be it NaN."""
-    return _replaced(x, rows, 0.0, xp=xp)
+def _live_part(live: Array | None, x: Array, /, *, xp: Any) -> Array:
+    """Zero what a weight of 0 does not: NaN and inf."""
+    return x if live is None or known_finite(x) else xp.where(live, x, 0.0)
 
 
 def _replaced(x: Array, rows: Array | bool, value: float, /, *, xp: Any) -> Array:

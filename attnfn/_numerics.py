@@ -8,10 +8,10 @@ from ._typing import Array, Namespace
 
 __all__ = [
     "cast",
+    "exponentials",
     "finite_vectors",
     "nonfinite_vectors",
     "softmax",
-    "softmax_with_sinks",
     "sum_to",
     "without",
 ]
@@ -51,14 +51,14 @@ def softmax(
     A row in which every score is -inf is empty: its weights are zeros, sink or no sink.
     False instead of an array says that no row is.
     """
-    weights, _, lse, empty = softmax_with_sinks(scores, sinks, xp=xp)
-    return weights, lse, empty
+    exp, _, total, lse, empty = exponentials(scores, sinks, xp=xp)
+    return exp / total, lse, empty
 
 
-def softmax_with_sinks(
+def exponentials(
     scores: Array, sinks: Array | None, /, *, xp: Namespace
-) -> tuple[Array, Array | None, Array, Array | bool]:
-    """Return the same, and after the weights those of the sinks."""
+) -> tuple[Array, Array | None, Array, Array, Array | bool]:
+    """Return what the weights are of scores and sinks over their total; then the same."""
     if 0 in scores.shape:
         peak = xp.sum(scores, axis=-1, keepdims=True) - math.inf
     else:
@@ -78,7 +78,7 @@ def softmax_with_sinks(
     # Whatever is not empty holds exp(peak - peak), so only nothing at all adds up to 0.
     total = _replaced(total, nothing, 1.0, xp=xp)
     lse = _replaced(xp.log(total) + peak, nothing, -math.inf, xp=xp)
-    return exp / total, None if sink_exp is None else sink_exp / total, lse, empty
+    return exp, sink_exp, total, lse, empty
 
 
 def sum_to(x: Array, shape: tuple[int, ...], /, *, xp: Namespace) -> Array:

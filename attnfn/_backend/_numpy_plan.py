@@ -153,7 +153,11 @@ class Plan:
         """Call the given functions; return the first row and key, and the whole answer."""
         axes = (*self.batch, self.num_heads, rows.stop - rows.start, keys.stop - keys.start)
         return {
-            name: (rows.start, keys.start, np.broadcast_to(self._answer(name, rows, keys), axes))
+            name: (
+                rows.start,
+                keys.start,
+                np.broadcast_to(self._answer(name, rows, keys), axes),
+            )
             for name in self.functions
         }
 
