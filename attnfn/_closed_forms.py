@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 from ._backend import known_finite, transposed
 from ._numerics import cast, exponentials, nonfinite_vectors, sum_to, without
 from ._problem import AttentionProblem
-from ._scores import bad_rows, kept, product, product_over_rows, score_before_bias, sees
+from ._scores import (
+    Scores,
+    bad_rows,
+    kept,
+    product,
+    product_over_rows,
+    score_before_bias,
+    sees,
+)
 from ._typing import Array
 
 __all__ = ["Differentials", "clean_tangent", "pull_back", "push_forward"]
@@ -62,9 +70,7 @@ def pull_back(
     `d_lse` and a saved lse have an axis of 1 at the end, where an output has the values'.
     """
     xp = problem.xp
-    row = _attended(problem)
-    if saved is not None:
-        row = _as_saved(row, *saved, xp=xp)
+    row = _attended(problem, saved)
     dead = row.is_empty | row.is_bad_out
     d_out = _replaced(d_out, dead, 0.0, xp=xp)
 
@@ -75,16 +81,16 @@ def pull_back(
         dropped, d_weights = (xp.where(keep, x, 0.0) for x in (dropped, d_weights))
     d_v = product_over_rows(problem, dropped, scaled)
 
-    # Where a hidden value is huge, 0 * inf must not come into the sum.
-    d_weights = _live_part(row.live, d_weights, xp=xp)
     if saved is None:
+        # Where a hidden value is huge, 0 * inf must not come into the sum.
+        d_weights = _live_part(row.live, d_weights, xp=xp)
         delta = xp.sum(row.exp * d_weights, axis=-1, keepdims=True)
     else:
         delta = xp.sum(d_out * _replaced(saved[0], dead, 0.0, xp=xp), axis=-1, keepdims=True)
     if d_lse is not None:
         delta = delta - _replaced(d_lse, row.is_bad_lse, 0.0, xp=xp)
     delta = delta * row.factor
-    d_scores = _live_part(row.live, row.exp * (d_weights - delta), xp=xp)
+    d_scores = row.exp * _live_part(row.live, d_weights - delta, xp=xp)
 
     d_bias = d_sinks = None
     if problem.bias is not None and not callable(problem.bias):
@@ -175,36 +181,49 @@ class _Attended(NamedTuple):
     is_bad_out: Array | bool  # and those whose output is, at least
 
 
-def _attended(problem: AttentionProblem) -> _Attended:
+def _attended(
+    problem: AttentionProblem, saved: tuple[Array, Array] | None = None, /
+) -> _Attended:
     xp = problem.xp
     scores, before_bias = score_before_bias(problem)
     exp, sink_exp, total, lse, is_empty = exponentials(scores.values, problem.sinks, xp=xp)
+    if saved is None:
+        factor = 1.0 / total
+        is_bad_lse, is_bad_out = _bad_rows(problem, scores, is_empty)
+    else:
+        factor, is_bad_lse, is_bad_out = _from_saved(total, lse, *saved, xp=xp)
+    # Only a bias can hide what is allowed.
+    live = scores.allowed if problem.bias is None else scores.values != -math.inf
     slope = None
     if problem.softcap is not None:
         bent = before_bias / problem.softcap
-        slope = 1.0 - bent * bent
-    is_bad_lse = bad_rows(problem, scores, is_empty)
-    is_bad_out = is_bad_lse
-    if problem.bad_values is not None:
-        is_bad_out = sees(scores, problem.bad_values, xp=xp) | is_bad_lse
-    # Only a bias can hide what is allowed.
-    live = scores.allowed if problem.bias is None else scores.values != -math.inf
-    return _Attended(
-        exp, sink_exp, 1.0 / total, lse, slope, live, is_empty, is_bad_lse, is_bad_out
-    )
+        slope = _live_part(live, 1.0 - bent * bent, xp=xp)
+    return _Attended(exp, sink_exp, factor, lse, slope, live, is_empty, is_bad_lse, is_bad_out)
 
 
-def _as_saved(row: _Attended, out: Array, lse: Array, /, *, xp: Any) -> _Attended:
-    """Turn to the weights that a saved lse means: over more keys, maybe, than are at hand.
+def _bad_rows(
+    problem: AttentionProblem, scores: Scores, is_empty: Array | bool, /
+) -> tuple[Array | bool, Array | bool]:
+    """Return which rows see something that makes their lse, or their output at least, NaN."""
+    of_lse = bad_rows(problem, scores, is_empty)
+    if problem.bad_values is None:
+        return of_lse, of_lse
+    return of_lse, sees(scores, problem.bad_values, xp=problem.xp) | of_lse
 
-    They are found from the row's own lse, so that nothing is lost where the two are the same.
+
+def _from_saved(
+    total: Array, own_lse: Array, out: Array, lse: Array, /, *, xp: Any
+) -> tuple[Array, Array, Array]:
+    """Return the factor of the weights that a saved lse means, and which rows are bad.
+
+    Maybe it is that of more keys than are at hand. The factor is found from the row's own lse,
+    so that nothing is lost where the two are the same: exp(score - lse) has fewer digits.
     """
     has_weight = xp.isfinite(lse)
-    share = xp.exp(row.lse - xp.where(has_weight, lse, 0.0))
-    is_bad_lse = xp.isnan(lse) | row.is_bad_lse
-    is_bad_out = xp.any(xp.isnan(out), axis=-1, keepdims=True) | row.is_bad_out | is_bad_lse
-    factor = xp.where(has_weight, row.factor * share, 0.0)
-    return row._replace(factor=factor, is_bad_lse=is_bad_lse, is_bad_out=is_bad_out)
+    share = xp.exp(own_lse - xp.where(has_weight, lse, 0.0))
+    is_bad_lse = xp.isnan(lse)
+    is_bad_out = xp.any(~xp.isfinite(out), axis=-1, keepdims=True) | is_bad_lse
+    return xp.where(has_weight, share / total, 0.0), is_bad_lse, is_bad_out
 
 
 def _live_part(live: Array | None, x: Array, /, *, xp: Any) -> Array:
