@@ -249,9 +249,9 @@ def check_native(obstacle: str | None, /) -> None:
 def check_closed_form(function: str, score_mod: Any, /) -> None:
     if score_mod is not None:
         msg = (
-            f"{function}() cannot do `score_mod`, whose derivative has no closed form; got "
-            f"{_shown(score_mod)}. Differentiate attention(..., engine='dense') by the "
-            f"library's own means, such as torch.autograd or jax.grad."
+            f"`score_mod` must be None in {function}(), since the derivative of a function has "
+            f"no closed form; got one. Differentiate attention() by the library's own means, "
+            f"such as torch.autograd or jax.grad."
         )
         raise NotImplementedError(msg)
 
@@ -286,17 +286,15 @@ def check_tangents(tangents: Any, /) -> None:
 def check_tangent_shape(name: str, x: Array, argument: str, given: Any, /) -> None:
     """Check that a tangent has an argument to change, and its shape."""
     if given is None or callable(given):
-        got = "none" if given is None else "a function"
+        got = "not given" if given is None else "a function"
         msg = (
-            f"`{name}` must be () unless `{argument}` is an array; got shape {shape_of(x)} "
-            f"where `{argument}` is {got}."
+            f"`{name}` must be () unless there is an array `{argument}` to change; got shape "
+            f"{shape_of(x)} where `{argument}` is {got}."
         )
         raise ValueError(msg)
-    wanted = () if namespace(given) is None else shape_of(given)
-    if shape_of(x) != wanted:
-        msg = (
-            f"`{name}` must have the shape of `{argument}`, {wanted}; got shape {shape_of(x)}."
-        )
+    own, wanted = shape_of(x), () if namespace(given) is None else shape_of(given)
+    if len(own) != len(wanted) or not all(map(agree, own, wanted)):
+        msg = f"`{name}` must have the shape of `{argument}`, here {wanted}; got shape {own}."
         raise ValueError(msg)
 
 

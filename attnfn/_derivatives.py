@@ -184,17 +184,17 @@ def attention_vjp(
            [ 0.5]])
     """
     check_options("attention_vjp", options, DERIVATIVE_OPTIONS)
-    check_closed_form("attention_vjp", options.get("score_mod"))
     problem = describe(query, key, value, **options)
+    check_closed_form("attention_vjp", problem.score_mod)
     out_shape = (*problem.shape[:-1], value.shape[-1])
-    d_out = _of_result(problem, "d_out", d_out, out_shape, "the output")
+    d_out = _of_result(problem, "d_out", d_out, out_shape)
     if d_lse is not None:
-        d_lse = _of_result(problem, "d_lse", d_lse, problem.shape[:-1], "the lse")
+        d_lse = _of_result(problem, "d_lse", d_lse, problem.shape[:-1])
     if saved is not None:
         check_pair_saved(saved)
         saved = (
-            _of_result(problem, "saved[0]", saved[0], out_shape, "the output"),
-            _of_result(problem, "saved[1]", saved[1], problem.shape[:-1], "the lse"),
+            _of_result(problem, "saved[0]", saved[0], out_shape),
+            _of_result(problem, "saved[1]", saved[1], problem.shape[:-1]),
         )
     with full_precision(query):
         found = compute_vjp(problem, d_out, d_lse, saved)
@@ -287,10 +287,10 @@ def attention_jvp(
     True
     """
     check_options("attention_jvp", options, DERIVATIVE_OPTIONS)
-    check_closed_form("attention_jvp", options.get("score_mod"))
     check_primals(primals)
     query, key, value = primals
     problem = describe(query, key, value, **options)
+    check_closed_form("attention_jvp", problem.score_mod)
     check_tangents(tangents)
     given = (query, key, value, options.get("bias"), options.get("sinks"))
     tangent = _direction(problem, tangents, given)
@@ -305,11 +305,14 @@ def attention_jvp(
 
 
 def _of_result(
-    problem: AttentionProblem, name: str, x: Any, shape: tuple[int, ...], of: str, /
+    problem: AttentionProblem, name: str, x: Any, shape: tuple[int, ...], /
 ) -> Array:
     """Check what must look like the output or the lse, and take it to the compute dtype."""
     _check_floating_beside(problem, name, x)
-    check_exact_shape(name, x, [shape], f"that of {of}")
+    layout = "(*batch, num_heads, q_len, value_dim)"
+    if len(shape) < len(problem.shape):
+        layout = "(*batch, num_heads, q_len)"
+    check_exact_shape(name, x, [shape], layout)
     return cast(x, problem.dtype, xp=problem.xp)
 
 

@@ -662,6 +662,104 @@ merge_attentions([floats(4, 3), foreign(floats(4, 3))], [floats(4)] * 2)
 TypeError: All arrays must come from one Array API library; `outs[0]` is a {kind}, `outs[1]` is a {foreign_kind}, `lses[0]` is a {kind}, `lses[1]` is a {kind}.
 """
 
+DERIVATIVES = """
+attention_vjp(query, key, value, outputs, engine="dense")
+TypeError: attention_vjp() has no option `engine`; it takes bias, compute_dtype, dropout_mask, dropout_rate, is_causal, mask, q_offset, scale, score_mod, segment_ids, sinks, softcap and window_size.
+
+attention_jvp((query, key, value), (query, key, value), engine="dense")
+TypeError: attention_jvp() has no option `engine`; it takes bias, compute_dtype, dropout_mask, dropout_rate, is_causal, mask, q_offset, scale, score_mod, segment_ids, sinks, softcap and window_size.
+
+attention_jvp((query, key, value), (query, key, value), d_lse=None)
+TypeError: attention_jvp() has no option `d_lse`; it takes …
+
+attention_vjp(query, key, value, outputs, score_mod=lambda scores, q_pos, kv_pos: scores, q_offset=0)
+NotImplementedError: `score_mod` must be None in attention_vjp(), since the derivative of a function has no closed form; got one. Differentiate attention() by the library's own means, such as torch.autograd or jax.grad.
+
+attention_jvp((query, key, value), (), score_mod=lambda scores, q_pos, kv_pos: scores, q_offset=0)
+NotImplementedError: `score_mod` must be None in attention_jvp(), since the derivative of a function has no closed form; got one. …
+
+attention_vjp(query, key, value, None)
+TypeError: `d_out` must be an array; got None. Make one with `asarray` of NumPy, JAX or PyTorch.
+
+attention_vjp(query, key, value, foreign(outputs))
+TypeError: All arrays must come from one Array API library; `query` is a {kind}, `d_out` is a {foreign_kind}.
+
+attention_vjp(query, key, value, ints(*outputs.shape))
+TypeError: `d_out` must have a real floating dtype; got int64. Cast it to float32 first.
+
+attention_vjp(query, key, value, floats(1, num_heads, q_len, value_dim))
+ValueError: `d_out` must have shape (*batch, num_heads, q_len, value_dim), here ({batch}, {num_heads}, {q_len}, {value_dim}); got shape (1, {num_heads}, {q_len}, {value_dim}).
+
+attention_vjp(query, key, value, floats(batch, num_heads, q_len, value_dim + 1))
+ValueError: `d_out` must have shape (*batch, num_heads, q_len, value_dim), here …; got shape ({batch}, {num_heads}, {q_len}, {value_dim + 1}).
+
+attention_vjp(query, key, value, outputs, d_lse=1.0)
+TypeError: `d_lse` must be an array; got float. Make one with `asarray` of NumPy, JAX or PyTorch.
+
+attention_vjp(query, key, value, outputs, d_lse=bools(*scores[:-1]))
+TypeError: `d_lse` must have a real floating dtype; got bool. Cast it to float32 first.
+
+attention_vjp(query, key, value, outputs, d_lse=floats(*scores[:-1], 1))
+ValueError: `d_lse` must have shape (*batch, num_heads, q_len), here ({batch}, {num_heads}, {q_len}); got shape ({batch}, {num_heads}, {q_len}, 1).
+
+attention_vjp(query, key, value, outputs, saved=outputs)
+TypeError: `saved` must be a pair (out, lse), as attention_with_lse() returns it; got {kind}.
+
+attention_vjp(query, key, value, outputs, saved=(outputs, None, None))
+TypeError: `saved` must be a pair (out, lse), as attention_with_lse() returns it; got a tuple of 3.
+
+attention_vjp(query, key, value, outputs, saved=(None, floats(*scores[:-1])))
+TypeError: `saved[0]` must be an array; got None. Make one with `asarray` of NumPy, JAX or PyTorch.
+
+attention_vjp(query, key, value, outputs, saved=(floats(q_len, value_dim), floats(*scores[:-1])))
+ValueError: `saved[0]` must have shape (*batch, num_heads, q_len, value_dim), here …; got shape ({q_len}, {value_dim}).
+
+attention_vjp(query, key, value, outputs, saved=(outputs, floats(q_len)))
+ValueError: `saved[1]` must have shape (*batch, num_heads, q_len), here …; got shape ({q_len},).
+
+attention_jvp(query, key)
+TypeError: `primals` must be a tuple (query, key, value); got {kind}. `bias` and `sinks` are options, as in attention().
+
+attention_jvp((query, key, value, query), (query, key, value))
+TypeError: `primals` must be a tuple (query, key, value); got a tuple of 4. `bias` and `sinks` are options, as in attention().
+
+attention_jvp((query, key, value), query)
+TypeError: `tangents` must be a tuple (query, key, value), with bias and sinks after them if these change, too; got {kind}. What does not change is ().
+
+attention_jvp((query, key, value), None)
+TypeError: `tangents` must be a tuple (query, key, value), with bias and sinks after them if these change, too; got None. What does not change is ().
+
+attention_jvp((query, key, value), (query, key))
+TypeError: `tangents` must be a tuple (query, key, value), with bias and sinks after them if these change, too; got a tuple of 2. What does not change is ().
+
+attention_jvp((query, key, value), [()] * 6)
+TypeError: `tangents` must be a tuple (query, key, value), with bias and sinks after them if these change, too; got a list of 6. What does not change is ().
+
+attention_jvp((query, key, value), (1.0, (), ()))
+TypeError: `tangents[0]` must be an array; got float. Make one with `asarray` of NumPy, JAX or PyTorch.
+
+attention_jvp((query, key, value), ((), foreign(key), ()))
+TypeError: All arrays must come from one Array API library; `query` is a {kind}, `tangents[1]` is a {foreign_kind}.
+
+attention_jvp((query, key, value), ((), (), ints(*value.shape)))
+TypeError: `tangents[2]` must have a real floating dtype; got int64. Cast it to float32 first.
+
+attention_jvp((query, key, value), ((), floats(kv_len, head_dim), ()))
+ValueError: `tangents[1]` must have the shape of `key`, here ({batch}, {num_kv_heads}, {kv_len}, {head_dim}); got shape ({kv_len}, {head_dim}).
+
+attention_jvp((query, key, value), ((), (), (), floats(1, kv_len)), bias=floats(q_len, kv_len))
+ValueError: `tangents[3]` must have the shape of `bias`, here ({q_len}, {kv_len}); got shape (1, {kv_len}).
+
+attention_jvp((query, key, value), ((), (), (), floats(kv_len)))
+ValueError: `tangents[3]` must be () unless there is an array `bias` to change; got shape ({kv_len},) where `bias` is not given.
+
+attention_jvp((query, key, value), ((), (), (), floats(kv_len)), bias=lambda q_pos, kv_pos: q_pos - kv_pos, q_offset=0)
+ValueError: `tangents[3]` must be () unless there is an array `bias` to change; got shape ({kv_len},) where `bias` is a function.
+
+attention_jvp((query, key, value), ((), (), (), (), floats(num_heads)), sinks=0.5)
+ValueError: `tangents[4]` must have the shape of `sinks`, here (); got shape ({num_heads},).
+"""
+
 MASK_MAKERS = """
 causal_mask(4, 6)
 ValueError: `causal_mask` needs `q_offset` when q_len and kv_len differ; got q_len=4, kv_len=6. q_offset=2 puts the queries last, as in decoding from a cache; q_offset=0 puts them first, as torch and JAX do.
@@ -1121,6 +1219,12 @@ ValueError: All arrays must be on one device; `q_pos` is on {here}, `dropout_mas
 attention(query, key, value, q_offset=0, score_mod=lambda scores, q_pos, kv_pos: elsewhere(scores))
 ValueError: All arrays must be on one device; `scores` is on {here}, `score_mod(scores, q_pos, kv_pos)` is on {there}. Move them to one first.
 
+attention_vjp(query, key, value, elsewhere(outputs))
+ValueError: All arrays must be on one device; `query` is on {here}, `d_out` is on {there}. Move them to one first.
+
+attention_jvp((query, key, value), ((), (), elsewhere(value)))
+ValueError: All arrays must be on one device; `query` is on {here}, `tangents[2]` is on {there}. Move them to one first.
+
 merge_attentions([floats(4, 3), elsewhere(floats(4, 3))], [floats(4)] * 2)
 ValueError: All arrays must be on one device; `outs[0]` is on {here}, `outs[1]` is on {there}, `lses[0]` is on {here}, `lses[1]` is on {here}. Move them to one first.
 
@@ -1179,6 +1283,7 @@ EVERYWHERE = read(
     AXES_OF_SINKS_OFFSETS_AND_SEGMENTS,
     RESULTS_OF_FUNCTIONS,
     MERGING,
+    DERIVATIVES,
     MASK_MAKERS,
     HEADS,
     MULTI_HEAD,
@@ -1241,6 +1346,7 @@ def names_for(xp, sizes):
         "query": floats(n["batch"], n["num_heads"], n["q_len"], n["head_dim"]),
         "key": floats(n["batch"], n["num_kv_heads"], n["kv_len"], n["head_dim"]),
         "value": floats(n["batch"], n["num_kv_heads"], n["kv_len"], n["value_dim"]),
+        "outputs": floats(n["batch"], n["num_heads"], n["q_len"], n["value_dim"]),
         "features": floats(n["batch"], n["q_len"], model_dim),
         "context": floats(n["batch"], n["kv_len"], model_dim),
         "params": init(),
@@ -1396,6 +1502,14 @@ def without_value(function):
     return lambda query, key, value, **options: function(query, key, **options)
 
 
+def vjp_of_no_output(query, key, value, **options):
+    return af.attention_vjp(query, key, value, None, **options)
+
+
+def jvp_of_no_tangents(query, key, value, **options):
+    return af.attention_jvp((query, key, value), None, **options)
+
+
 class TestEverySibling:
     """They share one description of a problem, so they refuse the same calls in the same words."""
 
@@ -1406,8 +1520,18 @@ class TestEverySibling:
             (af.select_engine, r"_pos\)`|`score_mod` must return|`q_offset` must lie"),
             (without_value(af.attention_weights), "value`|dropout|engine|All arrays"),
             (without_value(af.attention_scores), "value`|dropout|engine|sinks|All arrays"),
+            # These have more to refuse before a function is asked.
+            (vjp_of_no_output, r"_pos\)`|`score_mod` must return|`q_offset` must lie|engine"),
+            (jvp_of_no_tangents, r"_pos\)`|`score_mod` must return|`q_offset` must lie|engine"),
         ],
-        ids=["attention_with_lse", "select_engine", "attention_weights", "attention_scores"],
+        ids=[
+            "attention_with_lse",
+            "select_engine",
+            "attention_weights",
+            "attention_scores",
+            "attention_vjp",
+            "attention_jvp",
+        ],
     )
     def test_refuses_what_attention_refuses_in_the_same_words(self, sibling, not_theirs):
         names = names_for(load("numpy"), "all_sizes_differ")
