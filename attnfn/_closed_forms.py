@@ -71,10 +71,9 @@ def pull_back(
     """
     xp = problem.xp
     row = _attended(problem, saved)
-    dead = row.is_empty | row.is_bad_out
-    d_out = _replaced(d_out, dead, 0.0, xp=xp)
+    d_out = _replaced(d_out, row.is_bad_out, 0.0, xp=xp)
 
-    scaled = d_out * row.factor / problem.keep_rate
+    scaled = _replaced(d_out, row.is_empty, 0.0, xp=xp) * row.factor / problem.keep_rate
     dropped, d_weights = row.exp, product(problem, scaled, transposed(problem.v, xp))
     if problem.dropout_mask is not None:
         keep = kept(problem)
@@ -86,7 +85,9 @@ def pull_back(
         d_weights = _live_part(row.live, d_weights, xp=xp)
         delta = xp.sum(row.exp * d_weights, axis=-1, keepdims=True)
     else:
-        delta = xp.sum(d_out * _replaced(saved[0], dead, 0.0, xp=xp), axis=-1, keepdims=True)
+        out = _replaced(saved[0], row.is_bad_out, 0.0, xp=xp)
+        # A row that is empty here may have keys in another part; one without any has out = 0.
+        delta = xp.sum(xp.where(out == 0, 0.0, d_out) * out, axis=-1, keepdims=True)
     if d_lse is not None:
         delta = delta - _replaced(d_lse, row.is_bad_lse, 0.0, xp=xp)
     delta = delta * row.factor

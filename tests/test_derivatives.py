@@ -1,7 +1,9 @@
 """The closed forms: against loops, against what torch and JAX find themselves, and in the corners."""
 
 import math
+import tracemalloc
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,8 +24,11 @@ from problems import (
 from support import asarray, library_of, normal, to_numpy
 
 import attnfn as af
+from attnfn._engines import blockwise
+from attnfn._problem import describe
 
 NUMPY = np
+LONG = Shapes((2, 4, 5, 3), (2, 2, 8, 3), (2, 2, 8, 4))
 SMALL = Shapes((2, 4, 3, 5), (2, 2, 4, 5), (2, 2, 4, 6))
 NAMES = af.AttentionGradients._fields
 
@@ -121,6 +126,18 @@ class TestAttentionVJP:
 
         assert_gradients_agree(actual, expected_of(SHAPES["distinct"], names))
 
+    @pytest.mark.libraries("jax", reason="only JAX compiles loops")
+    def test_called_eagerly_compiles_once_for_each_set_of_shapes(self, xp):
+        from attnfn._backend import _jax
+
+        arrays = [normal(xp, 2, 5, 3, seed=i) for i in range(4)]
+        af.attention_vjp(*arrays, is_causal=True)
+        compiled = _jax._call._cache_size()
+
+        af.attention_vjp(*(2 * x for x in arrays), is_causal=True)
+
+        assert _jax._call._cache_size() == compiled
+
     @pytest.mark.parametrize(
         "names", [("mask_full", "softcap"), ("window",)], ids=["mask", "window"]
     )
@@ -132,6 +149,7 @@ class TestAttentionVJP:
 
         assert_gradients_agree(actual, expected_of(shapes, names))
 
+    @few_shapes_on_jax
     @with_all_options
     def test_has_the_dtype_of_each_argument(self, xp, names):
         options = options_of(xp, SMALL, names, "float32")
@@ -150,16 +168,15 @@ class TestAttentionVJP:
     @pytest.mark.libraries("torch", "jax", reason="the others have no halves")
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_of_halves_is_rounded_once(self, xp, dtype):
-        options = options_of(xp, SMALL, CLOSED_ARRAYS, dtype)
-
-        actual = vjp(xp, SMALL, options, dtype)
+        actual = vjp(xp, SMALL, options_of(xp, SMALL, ("softcap",), dtype), dtype)
 
         unit = float(xp.finfo(getattr(xp, dtype)).eps)
-        for x, exact in zip(actual[:3], expected_of(SMALL, CLOSED_ARRAYS), strict=False):
+        for x, exact in zip(actual[:3], expected_of(SMALL, ("softcap",)), strict=False):
             assert x.dtype == getattr(xp, dtype)
             # The gradients that came in were rounded, too.
             np.testing.assert_allclose(to_numpy(x), exact, atol=2 * unit * np.abs(exact).max())
 
+    @few_shapes_on_jax
     @with_all_options
     def test_is_spared_the_forward_pass_by_what_was_saved(self, xp, names):
         options = options_of(xp, SMALL, names)
@@ -183,33 +200,37 @@ class TestAttentionVJP:
         exact = af.attention_vjp(*arrays, d_out)
         assert_agrees(actual.value, to_numpy(exact.value), "float32")
 
-    @few_shapes_on_jax
     def test_of_parts_of_the_keys_adds_up_to_that_of_all(self, xp):
-        query, key, value = arrays_of(xp, SMALL)
-        d_out, d_lse = (asarray(xp, x) for x in cotangents(SMALL))
-        parts = [slice(0, 1), slice(1, 4)]
-        saved = af.merge_attentions(
-            *zip(
-                *(
-                    af.attention_with_lse(query, key[:, :, s, :], value[:, :, s, :])
-                    for s in parts
-                ),
-                strict=True,
-            )
-        )
+        query, key, value = arrays_of(xp, LONG)
+        d_out, d_lse = (asarray(xp, x) for x in cotangents(LONG))
+        parts = [slice(a, b) for a, b in pairwise((0, 0, 3, 6, LONG.kv_len))]
 
-        first, second = (
-            af.attention_vjp(
-                query, key[:, :, s, :], value[:, :, s, :], d_out, d_lse=d_lse, saved=saved
-            )
-            for s in parts
-        )
+        def options(part):
+            # The sink is one part's alone. Of some parts, some queries see nothing.
+            sinks = normal(xp, 4) if part.stop == LONG.kv_len else None
+            return {"is_causal": True, "q_offset": 1 - part.start, "sinks": sinks}
 
-        expected = expected_of(SMALL, ())
-        assert_agrees(first.query + second.query, expected.query)
-        for name in ("key", "value"):
-            whole = xp.concat([getattr(first, name), getattr(second, name)], axis=-2)
-            assert_agrees(whole, getattr(expected, name))
+        def gradients(query, key, value):
+            pieces = [(key[..., part, :], value[..., part, :], options(part)) for part in parts]
+            found = [af.attention_with_lse(query, k, v, **own) for k, v, own in pieces]
+            saved = af.merge_attentions(*zip(*found, strict=True))
+            found = [
+                af.attention_vjp(query, k, v, d_out, d_lse=d_lse, saved=saved, **own)
+                for k, v, own in pieces
+            ]
+            d_query, d_key, d_value, _, d_sinks = zip(*found, strict=True)
+            keys = (xp.concat(list(x), axis=-2) for x in (d_key, d_value))
+            return sum(d_query), *keys, d_sinks[-1]
+
+        actual = under_jit(xp, gradients)(query, key, value)
+
+        expected = af.attention_vjp(
+            *(to_numpy(x) for x in (query, key, value, d_out)),
+            d_lse=to_numpy(d_lse),
+            **options(slice(0, LONG.kv_len)) | {"sinks": to_numpy(normal(xp, 4))},
+        )
+        for x, name in zip(actual, ("query", "key", "value", "sinks"), strict=True):
+            assert_agrees(x, getattr(expected, name))
 
     @few_shapes_on_jax
     def test_is_linear_in_the_gradients_of_the_results(self, xp):
@@ -225,13 +246,8 @@ class TestAttentionVJP:
             assert_agrees(x, to_numpy(2 * out + 3 * lse))
 
     @pytest.mark.libraries("torch", "jax", reason="the others do not differentiate")
-    @pytest.mark.parametrize(
-        "names",
-        [("mask_full", "softcap", "bias_full"), CLOSED_ARRAYS],
-        ids=["some", "all"],
-    )
-    def test_is_what_the_library_finds_on_the_dense_engine(self, xp, names):
-        options = options_of(xp, SMALL, names)
+    def test_is_what_the_library_finds_on_the_dense_engine(self, xp):
+        options = options_of(xp, SMALL, CLOSED_ARRAYS)
         learned = [name for name in ("bias", "sinks") if name in options]
         arrays = [*arrays_of(xp, SMALL), *(options[name] for name in learned)]
         d_out = asarray(xp, cotangents(SMALL)[0])
@@ -424,25 +440,27 @@ class TestCorners:
 
     # array_api_strict computes with NumPy, and does not keep it from warning.
     @pytest.mark.filterwarnings("ignore:overflow encountered in matmul")
+    @pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")
+    @pytest.mark.parametrize("softcap", [None, 2.0])
     @pytest.mark.parametrize("saves", [False, True])
-    @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e300])
-    def test_what_is_hidden_reaches_no_gradient(self, xp, bad, saves):
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e300, 1e308])
+    def test_what_is_hidden_reaches_no_gradient(self, xp, bad, saves, softcap):
         query, key, value = (to_numpy(x) for x in arrays_of(NUMPY, self.SHAPES))
         key, value = key.copy(), value.copy()
         clean = [asarray(xp, x) for x in (query, key, value)]
         key[:, 1] = value[:, 1] = bad
         arrays = [asarray(xp, x) for x in (query, key, value)]
-        mask = asarray(xp, np.asarray([True, False, True]))
+        options = {"mask": asarray(xp, np.asarray([True, False, True])), "softcap": softcap}
         d_out = asarray(xp, np.full((1, 2, 2), 1e10))
-        saved = af.attention_with_lse(*arrays, mask=mask) if saves else None
+        saved = af.attention_with_lse(*arrays, **options) if saves else None
 
-        found = af.attention_vjp(*arrays, d_out, mask=mask, saved=saved)
+        found = af.attention_vjp(*arrays, d_out, **options, saved=saved)
 
-        expected = af.attention_vjp(*clean, d_out, mask=mask)
+        expected = af.attention_vjp(*clean, d_out, **options)
         for x, exact in zip(found[:3], expected, strict=False):
             assert_agrees(x, to_numpy(exact))
-        changes = af.attention_jvp(arrays, clean, mask=mask)[1]
-        for x, exact in zip(changes, af.attention_jvp(clean, clean, mask=mask)[1], strict=True):
+        changes = af.attention_jvp(arrays, clean, **options)[1]
+        for x, exact in zip(changes, af.attention_jvp(clean, clean, **options)[1], strict=True):
             assert_agrees(x, to_numpy(exact))
 
     @pytest.mark.parametrize("saves", [False, True])
@@ -525,3 +543,62 @@ class TestCorners:
 
         for x, copy in zip((*arrays, options["bias"], options["sinks"]), copies, strict=True):
             np.testing.assert_array_equal(to_numpy(x), copy)
+
+
+@pytest.mark.libraries("numpy", reason="tracemalloc sees NumPy's arrays alone")
+class TestMemory:
+    LENGTH = 1024
+
+    @pytest.fixture(autouse=True)
+    def _rows_as_they_are(self, monkeypatch):
+        monkeypatch.setattr(blockwise, "LEAST_ROWS", 16)
+        monkeypatch.setattr(blockwise, "MOST_ROWS", 512)
+
+    def peak_of(self, call):
+        tracemalloc.start()
+        try:
+            call()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"softcap": 3.0, "sinks": 0.5},
+            {"is_causal": True},
+            {"mask": lambda q_pos, kv_pos: (q_pos + kv_pos) % 3 != 0},
+        ],
+        ids=["plain", "causal", "function"],
+    )
+    def test_holds_no_array_of_the_size_of_the_scores(self, xp, options):
+        arrays = [normal(xp, 8, self.LENGTH, 8, seed=i, dtype="float32") for i in range(4)]
+        of_scores = 4 * 8 * self.LENGTH**2
+
+        peaks = [
+            self.peak_of(lambda: af.attention_vjp(*arrays, **options)),
+            self.peak_of(lambda: af.attention_jvp(arrays[:3], arrays[:3], **options)),
+        ]
+
+        assert max(peaks) < of_scores / 4
+
+
+@pytest.mark.libraries("numpy", "torch", reason="JAX goes the same way")
+class TestComputeVJP:
+    """What an engine with a backward pass of its own calls."""
+
+    @pytest.mark.parametrize("names", [(), CLOSED_ARRAYS], ids=["nothing", "everything"])
+    def test_takes_a_problem_and_returns_none_for_what_is_absent(self, xp, names):
+        options = options_of(xp, SMALL, names, "float32")
+        arrays = arrays_of(xp, SMALL, "float32")
+        problem = describe(*arrays, compute_dtype=xp.float64, **options)
+        d_out, d_lse = (asarray(xp, x) for x in cotangents(SMALL))
+        saved = blockwise.compute(problem)
+
+        found = blockwise.compute_vjp(problem, d_out, d_lse, saved)
+
+        assert (found.bias is None, found.sinks is None) == (not names, not names)
+        for x, exact in zip(found, expected_of(SMALL, names), strict=True):
+            if exact is not None:
+                assert x.dtype == xp.float64
+                assert_agrees(xp.reshape(x, exact.shape), exact, "float32")
