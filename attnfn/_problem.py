@@ -73,6 +73,7 @@ class AttentionProblem(NamedTuple):
     bad_keys: Array | None = None  # bool, (..., num_heads or 1, 1, kv_len)
     bad_values: Array | None = None  # the same
     wants_lse: bool = False  # whether the lse is asked for, besides the output
+    is_trusted: bool = False  # whether what is not finite was left where it is
 
     @property
     def is_of_arrays(self) -> bool:

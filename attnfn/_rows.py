@@ -5,7 +5,7 @@ import math
 from ._backend import may_have_gradient
 from ._numerics import softmax
 from ._problem import AttentionProblem
-from ._scores import Scores, bad_rows, kept, product, score, sees
+from ._scores import Scores, bad_rows, check_trust, kept, product, score, sees
 from ._typing import Array
 
 __all__ = ["attend", "weigh"]
@@ -19,6 +19,7 @@ def attend(problem: AttentionProblem) -> tuple[Array, Array]:
     if problem.dropout_mask is not None:
         weights = xp.where(kept(problem), weights, 0.0) / problem.keep_rate
     out = product(problem, weights, problem.v)
+    check_trust(problem, out)
 
     lse = lse if is_bad is False else xp.where(is_bad, math.nan, lse)
     if problem.bad_values is not None:

@@ -6,7 +6,7 @@ Every engine calls `score`; none has an opinion of its own on masks, caps or bia
 import math
 from typing import Any, NamedTuple
 
-from ._backend import arange, device, namespace, transposed
+from ._backend import arange, device, known_finite, namespace, transposed
 from ._checks import (
     agree,
     check_fits_positions,
@@ -20,9 +20,11 @@ from ._problem import AttentionProblem, Span, fit_term, narrow
 from ._typing import Array, Namespace
 
 __all__ = [
+    "NotFiniteError",
     "Scores",
     "allowed_of",
     "bad_rows",
+    "check_trust",
     "clean",
     "evaluate",
     "kept",
@@ -32,6 +34,7 @@ __all__ = [
     "score",
     "score_before_bias",
     "sees",
+    "trust",
     "with_nan",
     "within_window",
 ]
@@ -62,6 +65,23 @@ def clean(problem: AttentionProblem) -> AttentionProblem:
     )
 
 
+def trust(problem: AttentionProblem) -> AttentionProblem:
+    """Cast what is to be multiplied, and take it to be finite until `check_trust` says no."""
+    xp = problem.xp
+    q, k, v = (cast(x, problem.dtype, xp=xp) for x in (problem.q, problem.k, problem.v))
+    return problem._replace(q=q * problem.scale, k=k, v=v, is_trusted=True)
+
+
+class NotFiniteError(Exception):
+    """Says that a problem that was trusted has to be cleaned."""
+
+
+def check_trust(problem: AttentionProblem, product: Array, /) -> None:
+    """Look at the product of what was taken to be finite: a NaN or an inf shows in it."""
+    if problem.is_trusted and not known_finite(product):
+        raise NotFiniteError
+
+
 def score(problem: AttentionProblem) -> Scores:
     """Compute the scores of a clean problem: score_mod, softcap, bias, mask, in this order."""
     return score_before_bias(problem)[0]
@@ -73,6 +93,7 @@ def score_before_bias(problem: AttentionProblem) -> tuple[Scores, Array]:
     at = _positions(problem) if problem.uses_positions else ()
     allowed = allowed_of(problem, at)
     s = product(problem, problem.q, transposed(problem.k, xp))
+    check_trust(problem, s)
 
     if problem.score_mod is not None:
         # What is hidden may have overflowed, and the function may multiply it by itself.

@@ -24,7 +24,7 @@ from problems import (
 from support import asarray, library_of, normal, to_numpy
 
 import attnfn as af
-from attnfn._engines import blockwise
+from attnfn import _tiles
 from attnfn._problem import describe
 
 LONG = Shapes((2, 4, 5, 3), (2, 2, 8, 3), (2, 2, 8, 4))
@@ -554,8 +554,8 @@ class TestMemory:
 
     @pytest.fixture(autouse=True)
     def _rows_as_they_are(self, monkeypatch):
-        monkeypatch.setattr(blockwise, "LEAST_ROWS", 16)
-        monkeypatch.setattr(blockwise, "MOST_ROWS", 512)
+        monkeypatch.setattr(_tiles, "LEAST_ROWS", 16)
+        monkeypatch.setattr(_tiles, "MOST_ROWS", 512)
 
     def peak_of(self, call):
         tracemalloc.start()
@@ -596,9 +596,9 @@ class TestComputeVJP:
         arrays = arrays_of(xp, SMALL, "float32")
         problem = describe(*arrays, compute_dtype=xp.float64, **options)
         d_out, d_lse = (asarray(xp, x) for x in cotangents(SMALL))
-        saved = blockwise.compute(problem)
+        saved = _tiles.compute_by_rows(problem)
 
-        found = blockwise.compute_vjp(problem, d_out, d_lse, saved)
+        found = _tiles.compute_vjp(problem, d_out, d_lse, saved)
 
         assert (found.bias is None, found.sinks is None) == (not names, not names)
         for x, exact in zip(found, expected_of(SMALL, names), strict=True):

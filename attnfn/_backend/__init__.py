@@ -21,6 +21,7 @@ __all__ = [
     "arange",
     "block",
     "bounds",
+    "can_be_cut",
     "clipped",
     "compiled",
     "constant",
@@ -39,6 +40,7 @@ __all__ = [
     "library_name",
     "map_rows",
     "may_have_gradient",
+    "may_look",
     "most_tiles",
     "namespace",
     "native_kernel",
@@ -60,6 +62,9 @@ numpy_namespace: Namespace = np
 numpy_generator = np.random.Generator
 
 T = TypeVar("T")
+
+#: Their arrays are plans of what is to be computed.
+LAZY_LIBRARIES = ("dask", "ndonnx")
 
 #: exp of less than this is a denormal number, or zero.
 _LEAST = {np.dtype(t): math.log(np.finfo(t).smallest_normal) for t in (np.float32, np.float64)}
@@ -246,6 +251,17 @@ def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:
     return library.compiled(function, problem, *arrays)
 
 
+def can_be_cut(problem: Any, /) -> bool:
+    """Return whether rows of a problem can be computed a few at a time, and had better be."""
+    if not all(type(n) is int for n in problem.shape):
+        return False
+    library = _special_library(problem.q)
+    if library is not None:
+        return library.can_be_cut(problem)
+    # The graph of a lazy array would grow with the square of the tiles.
+    return library_name(problem.xp) not in LAZY_LIBRARIES
+
+
 def most_tiles(x: Array) -> int:
     """Return how many times a loop may be unrolled: a compiler has to read them all."""
     library = _special_library(x)
@@ -365,6 +381,14 @@ def known_finite(x: Array) -> bool:
         return math.isfinite(flat.dot(flat)) or bool(np.isfinite(x).all())
     library = _special_library(x)
     return False if library is None else library.known_finite(x)
+
+
+def may_look(*arrays: Array) -> bool:
+    """Return whether values are at hand, and nothing is to be differentiated."""
+    if isinstance(arrays[0], np.ndarray):
+        return True
+    library = _special_library(arrays[0])
+    return False if library is None else library.may_look_freely(*arrays)
 
 
 def exp_or_zero(x: Array, xp: Namespace) -> Array:

@@ -15,6 +15,7 @@ from .._typing import Array, Namespace
 __all__ = [
     "add_block",
     "block",
+    "can_be_cut",
     "clipped",
     "compiled",
     "constant",
@@ -27,6 +28,7 @@ __all__ = [
     "known_finite",
     "map_rows",
     "may_have_gradient",
+    "may_look_freely",
     "most_tiles",
     "namespace",
     "native_kernel",
@@ -89,6 +91,12 @@ def heads_at_once(x: Array) -> int:  # noqa: ARG001
 
 def working_set(x: Array) -> int:  # noqa: ARG001
     return (4 if jax.default_backend() == "cpu" else 256) * 2**20
+
+
+def can_be_cut(problem: Any, /) -> bool:
+    # A loop primitive over a new function is compiled at every call: with a function in it,
+    # it is only for calls that are being compiled anyway.
+    return problem.is_of_arrays or isinstance(problem.q, jax.core.Tracer)
 
 
 def most_tiles() -> int:
@@ -159,6 +167,10 @@ def constant(x: Array) -> Array:
 
 
 def known_finite(x: Array) -> bool:  # noqa: ARG001 (its values are not at hand)
+    return False
+
+
+def may_look_freely(*arrays: Array) -> bool:  # noqa: ARG001
     return False
 
 

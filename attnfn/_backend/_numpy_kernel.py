@@ -11,6 +11,7 @@ definition does to all scores, with three shortcuts:
   and then all is computed again, with care.
 """
 
+import math
 import threading
 from functools import partial
 from typing import Any
@@ -22,7 +23,10 @@ from ._numpy_plan import LIMITS, Evaluate, Piece, Plan
 from ._numpy_rows import Buffers, RunningRows, UnusualError
 from ._numpy_threads import for_each, num_workers
 
-__all__ = ["attention", "supports"]
+__all__ = ["attention", "is_worth_it", "supports"]
+
+#: Below so many scores the definition is faster.
+MANY_SCORES = 2**17
 
 #: Seconds of work that are worth a second thread.
 WORTH_A_THREAD = 1e-3
@@ -33,6 +37,11 @@ def supports(problem: Any, /) -> str | None:
     if np.dtype(problem.dtype) not in LIMITS:
         return f"the compute dtype {np.dtype(problem.dtype)}"
     return None
+
+
+def is_worth_it(problem: Any, /) -> bool:
+    """Return whether the kernel is faster than the definition, which has less to prepare."""
+    return math.prod(problem.shape) >= MANY_SCORES
 
 
 def attention(problem: Any, definition: Any, /) -> tuple[Array, Array]:

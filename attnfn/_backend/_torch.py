@@ -16,6 +16,7 @@ from .._typing import Array, Namespace
 
 __all__ = [
     "add_block",
+    "can_be_cut",
     "compiled",
     "constant",
     "device",
@@ -24,11 +25,13 @@ __all__ = [
     "has_dtype",
     "heads_at_once",
     "is_autocasting",
+    "is_in_forward_mode",
     "is_transforming",
     "known_finite",
     "map_rows",
     "may_have_gradient",
     "may_look",
+    "may_look_freely",
     "most_tiles",
     "namespace",
     "native_kernel",
@@ -86,6 +89,19 @@ def heads_at_once(x: Array) -> int:
 
 def working_set(x: Array) -> int:
     return (4 if x.device.type == "cpu" else 256) * 2**20
+
+
+def can_be_cut(problem: Any, /) -> bool:
+    # In closed form there are gradients, and no derivatives in forward mode.
+    return not (problem.is_of_arrays and is_in_forward_mode(problem.q, problem.k, problem.v))
+
+
+def is_in_forward_mode(*arrays: Array) -> bool:
+    """Return whether something may ask for forward-mode derivatives of these."""
+    if any(torch.autograd.forward_ad.unpack_dual(x).tangent is not None for x in arrays):
+        return True
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Jvp for level in stack)
 
 
 def most_tiles() -> int:
@@ -161,6 +177,11 @@ def may_look(x: Array) -> bool:
 def known_finite(x: Array) -> bool:
     # A sum takes a third of the time of isfinite. Where it overflows the answer is "maybe not".
     return may_look(x) and math.isfinite(x.detach().sum().item())
+
+
+def may_look_freely(*arrays: Array) -> bool:
+    is_recorded = torch.is_grad_enabled() and any(x.requires_grad for x in arrays)
+    return not is_recorded and all(may_look(x) for x in arrays)
 
 
 def exp_or_zero(x: Array) -> Array:

@@ -18,9 +18,15 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .._typing import Array
-from ._torch import is_transforming, may_look, with_gradient
+from ._torch import (
+    is_in_forward_mode,
+    is_transforming,
+    may_look,
+    may_look_freely,
+    with_gradient,
+)
 
-__all__ = ["attention", "supports"]
+__all__ = ["attention", "is_worth_it", "supports"]
 
 #: What scaled_dot_product_attention comes to on a CPU: it returns the lse, too.
 _forward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
@@ -33,7 +39,7 @@ ROWS, GRADIENT_ROWS = 256, 512
 #: How many numbers of a mask there are at once.
 MASK_SIZE = 2**24
 #: So few query rows to a key/value head had better be one product for all of its query heads.
-FEW_ROWS = 64
+FEW_ROWS = 16
 #: How often a loop may be unrolled in a graph.
 MOST_SLICES = 16
 
@@ -59,6 +65,8 @@ def supports(problem: Any, /) -> str | None:
     has_positions = problem.window != (None, None)
     if has_positions and isinstance(problem.q_offset, torch.Tensor):
         return "an array given as `q_offset`"
+    if is_in_forward_mode(problem.q, problem.k, problem.v):
+        return "forward-mode derivatives"
     if _forward is not None and may_look(problem.q):
         return None
     return _obstacle_to_a_graph(problem, has_positions=has_positions)
@@ -72,6 +80,16 @@ def _obstacle_to_a_graph(problem: Any, /, *, has_positions: bool) -> str | None:
     if has_positions and not all(type(n) is int for n in problem.shape[-2:]):
         return "windows over lengths that are not known"
     return None
+
+
+def is_worth_it(problem: Any, /) -> bool:
+    """Return whether the kernel is faster than the definition: not with a few queries.
+
+    Reading the keys is all the work then, and the kernel has to be asked about each query head.
+    """
+    rows = problem.group * problem.shape[-2]
+    few = type(rows) is int and rows <= FEW_ROWS
+    return not (few and may_look_freely(problem.q, problem.k, problem.v))
 
 
 def attention(problem: Any, definition: Any, /) -> tuple[Array, Array | None]:

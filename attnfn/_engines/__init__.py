@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+from .._backend import can_be_cut
 from .._checks import check_choice, check_native
 from .._problem import AttentionProblem
 from .._typing import Array, EngineName
@@ -19,14 +20,26 @@ ENGINES: dict[EngineName, Engine] = {
 }
 
 
+#: Scores of a head from which on it is worth while to have only some of them at a time.
+MANY_SCORES = 2**16
+
+
 def engine_name(problem: AttentionProblem, engine: EngineName, /) -> EngineName:
     """Return the engine asked for, or for "auto" the one that fits the problem."""
     check_choice("engine", engine, ("auto", *ENGINES))
-    if engine == "auto":
-        return "dense"
     if engine == "native":
         check_native(native.obstacle(problem))
-    return engine
+    return _fitting(problem) if engine == "auto" else engine
+
+
+def _fitting(problem: AttentionProblem, /) -> EngineName:
+    """Choose an engine: what the docstring of `select_engine` says, in its order."""
+    if native.obstacle(problem) is None and native.is_worth_it(problem):
+        return "native"
+    *_, q_len, kv_len = problem.shape
+    if not can_be_cut(problem) or q_len * kv_len < MANY_SCORES:
+        return "dense"
+    return "blockwise"
 
 
 def choose_engine(problem: AttentionProblem, engine: EngineName, /) -> Engine:

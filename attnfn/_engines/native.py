@@ -21,6 +21,12 @@ def obstacle(problem: AttentionProblem) -> str | None:
     return kernel.supports(problem)
 
 
+def is_worth_it(problem: AttentionProblem) -> bool:
+    """Return whether the kernel, which can do it, is faster than the definition."""
+    kernel = native_kernel(problem.q)
+    return kernel is not None and kernel.is_worth_it(problem)
+
+
 def compute(problem: AttentionProblem) -> tuple[Array, Array]:
     """Return the output and the lse, both in the compute dtype."""
     kernel = native_kernel(problem.q)
