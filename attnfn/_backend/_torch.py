@@ -98,6 +98,9 @@ def can_be_cut(problem: Any, /) -> bool:
 
 def is_in_forward_mode(*arrays: Array) -> bool:
     """Return whether something may ask for forward-mode derivatives of these."""
+    if torch.compiler.is_compiling():
+        # What is compiled is made of ordinary operations, or has no transform around it.
+        return False
     if any(torch.autograd.forward_ad.unpack_dual(x).tangent is not None for x in arrays):
         return True
     stack = torch._C._functorch.get_interpreter_stack() or ()
@@ -171,6 +174,7 @@ def may_look(x: Array) -> bool:
         and not is_transforming()
         and torch._C._get_tracing_state() is None
         and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._functorch.is_legacy_batchedtensor(x)
     )
 
 
