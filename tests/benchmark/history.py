@@ -22,6 +22,12 @@ def newest(path, machine=None):
     return next((r for r in reversed(runs) if machine in (None, r["machine"])), None)
 
 
+def is_more(now, was, measure):
+    """Return whether a number rose: an exponent by 0.15, anything else by 15 %."""
+    limit = was[0] + NOTABLE - 1 if measure.startswith("growth") else was[0] * NOTABLE
+    return now[0] > limit and now[1] > was[2]
+
+
 def worse(before, now):
     """Return what became more than 15 % worse: (case, against, before, now).
 
@@ -39,7 +45,7 @@ def worse(before, now):
         if not record.get("ratios"):
             for side, spread in record.get("sides", {}).items():
                 was = old.get("sides", {}).get(side)
-                if was and spread[0] / was[0] > NOTABLE and spread[1] > was[2]:
+                if was and is_more(spread, was, record["measure"]):
                     found.append((record["case"], side, was, spread))
         found += [
             (record["case"], f"{side}: {why}", None, None)

@@ -14,7 +14,7 @@ from .fresh import measured_afresh, measured_here
 from .sides import engine_of, side
 from .work import Work, tiny
 
-__all__ = ["Pace", "measured", "ratios", "spread"]
+__all__ = ["Pace", "measured", "shrunk", "slopes", "spread"]
 
 
 class Pace(NamedTuple):

@@ -18,6 +18,9 @@ def keras_ops(work):
     if work.gradient or work.softcap is not None:
         reason = "has no gradient on NumPy, and a softcap on a TPU alone"
         raise NotImplementedError(reason)
+    if work.num_heads != work.num_kv_heads:
+        reason = "has no grouped heads on NumPy"
+        raise NotImplementedError(reason)
     x = draw(work)
     mask = allowed(work._replace(is_causal=False), x)
     query, key, value = (np.ascontiguousarray(a.swapaxes(1, 2)) for a in x[:3])
