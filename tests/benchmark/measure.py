@@ -23,7 +23,7 @@ class Pace(NamedTuple):
     rounds: int = 9
     least_rounds: int = 3
     block: float = 0.05  # seconds that one side takes at the least, in each round
-    budget: float = 8.0  # seconds for a case, after which only least_rounds are done
+    budget: float = 6.0  # seconds for a case, after which only least_rounds are done
     processes: int = 3  # for what is measured in a fresh process; in this one if there are none
     is_tiny: bool = False
 

@@ -25,6 +25,10 @@ before it on the same machine.
 
 ## How to read it
 
+- **Cases** are named by the library whose arrays attnfn is given, and by the length. *1 of 8192* is a step of decoding: one
+  query, 8192 keys. *window 256* is each query's own key and the 255 before it. *scores to 118*: the queries are scaled
+  until the greatest score is 118, so that many weights are too small for a normal number, and held against the same call
+  *unscaled*. *layer* is `multi_head_attention` on `(32, 100, 512)` with 8 heads, *small call* is `(1, 1, 8, 8)`.
 - **Ratios** say how many times as good attnfn is: 3x is a third of the time, or of the memory. All sides of a case run
   in one process, in turn, round after round (A B C, A B C, ...), each for at least {block:g} ms. A ratio is taken in each
   round; shown are the median and, in brackets, the two quartiles. Times on a shared machine move by tens of percent
