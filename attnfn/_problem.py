@@ -114,11 +114,21 @@ def describe(
     wants_lse: bool = False,
 ) -> AttentionProblem:
     """Validate the arguments of one call and normalise them."""
-    # One question in place of many, which a small call would feel.
+    # One question in place of many, which a small call would feel. Not `mask is bias is None`:
+    # torch.compile cannot tell whether one function is another.
     is_plain = (
-        mask is bias is window_size is q_offset is segment_ids is scale is softcap is None
+        mask is None
+        and bias is None
+        and window_size is None
+        and q_offset is None
+        and segment_ids is None
+        and scale is None
+        and softcap is None
+        and score_mod is None
+        and sinks is None
+        and dropout_mask is None
+        and dropout_rate is None
     )
-    is_plain &= score_mod is sinks is dropout_mask is dropout_rate is None
 
     arrays = {"query": query, "key": key}
     if not is_absent(value):
