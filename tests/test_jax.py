@@ -133,6 +133,18 @@ class TestJit:
         agree(f(0.5, 3), expected(*inputs))
         agree(f(0.7, 0), np.zeros((BATCH, HEADS, Q_LEN, VALUE_DIM)))
 
+    def test_an_eager_call_is_not_compiled_again_where_only_the_queries_move(self):
+        from attnfn._backend._jax import _call
+
+        q, k, v = arrays()
+        af.attention(q, k, v, is_causal=True, q_offset=0)
+        size = _call._cache_size()
+
+        at = [af.attention(q, k, v, is_causal=True, q_offset=i) for i in (1, 2)]
+
+        assert _call._cache_size() == size
+        assert not jnp.allclose(*at)
+
     def test_one_compilation_decodes_at_every_position(self):
         q, k, v = arrays()
         q = q[..., :1, :]

@@ -53,6 +53,7 @@ __all__ = [
     "span_between",
     "sum_rows",
     "transposed",
+    "variable",
     "with_gradient",
     "working_set",
 ]
@@ -260,6 +261,12 @@ def can_be_cut(problem: Any, /) -> bool:
         return library.can_be_cut(problem)
     # The graph of a lazy array would grow with the square of the tiles.
     return library_name(problem.xp) not in LAZY_LIBRARIES
+
+
+def variable(n: int | Array, x: Array) -> int | Array:
+    """Return an integer such that `compiled` does not compile again when it changes."""
+    library = _special_library(x)
+    return n if library is None else library.variable(n)
 
 
 def most_tiles(x: Array) -> int:

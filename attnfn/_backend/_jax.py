@@ -33,6 +33,7 @@ __all__ = [
     "namespace",
     "native_kernel",
     "sum_rows",
+    "variable",
     "with_gradient",
     "working_set",
 ]
@@ -65,6 +66,11 @@ def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:
     traced = {name: x for name, x in fields.items() if jax.tree.leaves(x) and _is_array(x)}
     static = tuple((name, x) for name, x in fields.items() if name not in traced)
     return _call(function, type(problem), static, traced, arrays)
+
+
+def variable(n: int | Array) -> int | Array:
+    # What fits into no position is refused later, by its value.
+    return jnp.asarray(n) if isinstance(n, int) and abs(n) < 2**30 else n
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

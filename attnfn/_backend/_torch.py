@@ -36,6 +36,7 @@ __all__ = [
     "namespace",
     "native_kernel",
     "sum_rows",
+    "variable",
     "with_gradient",
     "working_set",
 ]
@@ -81,6 +82,10 @@ def native_kernel(x: Array) -> ModuleType:  # noqa: ARG001
     from . import _torch_kernel
 
     return _torch_kernel
+
+
+def variable(n: int | Array) -> int | Array:
+    return n
 
 
 def heads_at_once(x: Array) -> int:

@@ -5,7 +5,7 @@ The other engines are right exactly when they agree with this one.
 
 from contextlib import suppress
 
-from .._backend import may_look
+from .._backend import compiled, may_look, variable
 from .._problem import AttentionProblem
 from .._rows import attend
 from .._scores import NotFiniteError, clean, trust
@@ -19,6 +19,15 @@ def compute(problem: AttentionProblem) -> tuple[Array, Array]:
     if may_look(problem.q, problem.k, problem.v) and _has_few_rows(problem):
         with suppress(NotFiniteError):
             return attend(trust(problem))
+    if not problem.is_of_arrays:
+        # What a function captured may have changed by the next call.
+        return _compute(problem)
+    # The offset grows with every step of decoding, and no shape here depends on it.
+    offset = variable(problem.q_offset, problem.q)
+    return compiled(_compute, problem._replace(q_offset=offset))
+
+
+def _compute(problem: AttentionProblem, /) -> tuple[Array, Array]:
     return attend(clean(problem))
 
 
