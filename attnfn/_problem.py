@@ -170,6 +170,7 @@ def describe(
         dtype=dtype,
         scale=_scale(scale, query.shape[-1], dtype, xp=xp),
         window=_window(window_size, bool(is_causal)),
+        wants_lse=wants_lse,
     )
     if is_plain:
         return problem
@@ -183,7 +184,6 @@ def describe(
         sinks=_sinks(sinks, shape, dtype, xp=xp, like=query),
         dropout_mask=_term("dropout_mask", dropout_mask, shape, dtype, xp=xp),
         keep_rate=1.0 if dropout_rate is None else 1.0 - float(dropout_rate),
-        wants_lse=wants_lse,
     )
 
 

@@ -154,7 +154,7 @@ def _pull_back(
     needs_more = (
         torch.is_grad_enabled()
         or (problem.bias is not None and problem.bias.requires_grad)
-        or torch._C._functorch.is_legacy_batchedtensor(d_out)
+        or not all(may_look(x) for x in (d_out, d_lse) if x is not None)
     )
     found = None
     if not needs_more and _backward is not None and may_look(problem.q):

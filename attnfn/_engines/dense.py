@@ -22,9 +22,10 @@ def compute(problem: AttentionProblem) -> tuple[Array, Array]:
     if not problem.is_of_arrays:
         # What a function captured may have changed by the next call.
         return _compute(problem)
-    # The offset grows with every step of decoding, and no shape here depends on it.
-    offset = variable(problem.q_offset, problem.q)
-    return compiled(_compute, problem._replace(q_offset=offset))
+    if problem.uses_positions:
+        # Decoding from a cache moves it at every step.
+        problem = problem._replace(q_offset=variable(problem.q_offset, problem.q))
+    return compiled(_compute, problem)
 
 
 def _compute(problem: AttentionProblem, /) -> tuple[Array, Array]:
