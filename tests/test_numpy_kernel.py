@@ -44,6 +44,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(_numpy_plan, "MOST_KEYS", 4)
     monkeypatch.setattr(_numpy_plan, "EDGE_KEYS", 2)
     monkeypatch.setattr(_numpy_plan, "TOGETHER", 36)
+    monkeypatch.setattr(_numpy_plan, "TOGETHER_FEW", 36)
     monkeypatch.setattr(_numpy_plan, "MANY_ROWS", 1)
     monkeypatch.setattr(_numpy_rows, "SAMPLE", 1)
     monkeypatch.setattr(_numpy_rows, "MANY_ROWS", 1)

@@ -11,7 +11,16 @@ from numpy.lib.stride_tricks import as_strided
 
 from .._typing import Array
 
-__all__ = ["Segments", "Term", "Tile", "Window", "cut", "mask_term", "minus_inf_where_not"]
+__all__ = [
+    "EVERYWHERE",
+    "Segments",
+    "Term",
+    "Tile",
+    "Window",
+    "cut",
+    "mask_term",
+    "minus_inf_where_not",
+]
 
 #: Some columns of a tile, and which of their scores are allowed.
 Term: TypeAlias = tuple[slice, Array]

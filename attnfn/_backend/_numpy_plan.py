@@ -16,13 +16,14 @@ __all__ = ["LIMITS", "MANY_ROWS", "Evaluate", "Piece", "Plan", "norms"]
 Evaluate = Callable[[str, int, int, int, int], Array]
 
 #: Of a tile, whose scores should fit into the cache of a core. With few rows the keys are more.
-ROWS, KEYS, MOST_KEYS = 512, 256, 4096
+ROWS, KEYS, MOST_KEYS = 512, 256, 8192
 #: Where some rows of a tile see keys that others do not: less is computed in vain, more often.
 EDGE_KEYS = 128
 #: In a window narrower than this more rows would see too many keys that most of them do not.
 NARROW_WINDOW, NARROW_ROWS = 1024, 128
-#: Heads are taken together up to so many scores, or numbers in their keys and values.
-TOGETHER = 2**18
+#: Heads are taken together up to so many scores, or numbers in their keys and values; the
+#: latter is what counts where rows are few, and each number is used but once.
+TOGETHER, TOGETHER_FEW = 3 * 2**16, 2**22
 #: Sizes of tiles are multiples of this, the numbers in a line of the cache.
 LINE = 16
 #: Rows from which on a product takes longer than a look at all the keys beforehand.
@@ -117,11 +118,10 @@ class Plan:
         self._kv_heads_at_once, self._group_at_once, self._rows_at_once = self._sizes(
             problem.window
         )
-        self.window = (
-            None
-            if problem.window == (None, None)
-            else Window(*problem.window, self._rows_at_once)
-        )
+        left, right = problem.window
+        self.window = None
+        if (left, right) != (None, None):
+            self.window = Window(left, right, self._rows_at_once)
         self.segments = self._segments(problem.segments)
         self._offsets = self._each_offset(problem.q_offset)
         self._known: dict[tuple[Any, ...], float] = {}
@@ -147,7 +147,8 @@ class Plan:
             return 1, heads, rows
         dims = self.head_dim + self.value_dim
         each = max(1, min(seen, _most_keys(heads * rows))) * max(heads * rows, dims)
-        return _equal(self.num_kv_heads, max(1, TOGETHER // each)), heads, rows
+        together = TOGETHER if heads * rows >= MANY_ROWS else TOGETHER_FEW
+        return _equal(self.num_kv_heads, max(1, together // each)), heads, rows
 
     def ask(self, rows: slice, keys: slice) -> dict[str, tuple[int, int, Array]]:
         """Call the given functions; return the first row and key, and the whole answer."""
