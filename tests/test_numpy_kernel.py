@@ -103,6 +103,23 @@ class TestAttention:
         assert_both(*arrays, **options_of(numpy_namespace, shapes, [name], "float32"))
 
     @pytest.mark.usefixtures("small_tiles")
+    @pytest.mark.parametrize(
+        "limits",
+        [{}, {"most_total": 0.5}, {"headroom": 0.0, "most_total": 1.5}],
+        ids=["in passing", "with care", "both"],
+    )
+    @pytest.mark.parametrize("name", WITHOUT_SCORE_MOD)
+    @pytest.mark.parametrize("shapes", shape_params("distinct", "equal_grouped", "longer"))
+    def test_with_a_maximum_is_the_definition(self, monkeypatch, shapes, name, limits):
+        float32 = np.dtype("float32")
+        changed = _numpy_plan.LIMITS[float32]._replace(no_maximum=-1.0, **limits)
+        monkeypatch.setitem(_numpy_plan.LIMITS, float32, changed)
+        shapes = SHAPES[shapes]
+        arrays = arrays_of(numpy_namespace, shapes, "float32")
+
+        assert_both(*arrays, **options_of(numpy_namespace, shapes, [name], "float32"))
+
+    @pytest.mark.usefixtures("small_tiles")
     def test_two_options_together(self):
         shapes = SHAPES["distinct"]
         arrays = arrays_of(numpy_namespace, shapes)
@@ -255,6 +272,22 @@ class TestAttention:
         bias[0] = least
 
         assert_both(query, key, value, bias=bias.astype("float32"))
+
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"is_causal": True}, {"window_size": (3, 5)}, {"window_size": (20, None)}],
+        ids=["plain", "causal", "window", "window_left"],
+    )
+    def test_heads_that_share_keys_and_rows_that_do_not_fill_a_tile(self, options):
+        query, key, value = normal(2, 12, 333, 8), normal(2, 4, 333, 8), normal(2, 4, 333, 5)
+
+        assert_both(9 * query, key, value, **options)
+
+    @pytest.mark.parametrize("q_len", [1, 2, 7])
+    def test_few_queries_with_many_keys(self, q_len):
+        query, key, value = normal(6, q_len, 8), normal(2, 9000, 8), normal(2, 9000, 8)
+
+        assert_both(query, key, value, is_causal=True, q_offset=9000 - q_len)
 
     def test_weights_that_would_be_denormal(self):
         query, key, value = normal(300, 1), normal(300, 1), normal(300, 4)

@@ -22,8 +22,8 @@ __all__ = [
     "minus_inf_where_not",
 ]
 
-#: Some columns of a tile, and which of their scores are allowed.
-Term: TypeAlias = tuple[slice, Array]
+#: Some rows and some columns of a tile, and which of the scores there are allowed.
+Term: TypeAlias = tuple[slice, slice, Array]
 
 EVERYWHERE = slice(None)
 
@@ -80,18 +80,20 @@ class Window:
         size = rows.stop - rows.start
         first = rows.start + offset  # position of the first row
         if self._left is not None:
-            # From here on every row sees every key.
+            # From here on every row sees every key, and so does each row before that one.
             width = min(keys.stop, first + size - 1 - self._left) - keys.start
+            row = keys.start - first + self._left + 1
             if width > 0:
-                shift = self._most - (keys.start - first + self._left)
-                yield slice(0, width), self._above[shift : shift + size, None, :width]
+                part = self._above[self._most + 1 : self._most + 1 + size - row, None, :width]
+                yield slice(row, None), slice(0, width), part
         if self._right is not None:
-            # Up to here every row sees every key.
+            # Up to here every row sees every key, and so does each row from that one on.
             start = max(keys.start, first + self._right + 1)
+            row = min(size, keys.stop - 1 - first - self._right)
             if start < keys.stop:
                 shift = self._most - (start - first - self._right)
-                part = self._below[shift : shift + size, None, : keys.stop - start]
-                yield slice(start - keys.start, None), part
+                part = self._below[shift : shift + row, None, : keys.stop - start]
+                yield slice(0, row), slice(start - keys.start, None), part
 
 
 class Segments:
@@ -132,7 +134,7 @@ def mask_term(allowed: Array | bool, /) -> Term | bool:
         return allowed
     if not allowed.any():
         return False
-    return True if allowed.all() else (EVERYWHERE, allowed)
+    return True if allowed.all() else (EVERYWHERE, EVERYWHERE, allowed)
 
 
 def minus_inf_where_not(allowed: Array, out: Array, /) -> Array:

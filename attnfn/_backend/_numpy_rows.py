@@ -152,8 +152,8 @@ class RunningRows:
         self._clamp(s)
         np.exp(s, out=s)
         s4 = self._by_head(s)
-        for columns, allowed in terms:
-            part = s4[..., columns]
+        for rows, columns, allowed in terms:
+            part = s4[:, rows, :, columns]
             np.multiply(part, allowed, out=part)
         return s
 
@@ -208,8 +208,8 @@ class RunningRows:
 
     def _hide(self, s: Array, terms: list[Term]) -> None:
         s4 = self._by_head(s)
-        for columns, allowed in terms:
-            part = s4[..., columns]
+        for rows, columns, allowed in terms:
+            part = s4[:, rows, :, columns]
             if self.plan.is_clean:
                 np.copyto(part, -math.inf, where=~allowed)
             else:
@@ -245,7 +245,8 @@ class RunningRows:
 
     def _has_denormals(self, lines: slice, shift: Array) -> bool:
         """Return whether the exponential of some score less the shift may be denormal."""
-        return bool((self.bounds[:, lines] + shift).max() > -self.plan.limits.least)
+        # NaN, where nothing is known of a row that saw nothing, is not within the limit.
+        return not (self.bounds[:, lines] + shift).max() <= -self.plan.limits.least
 
     @cached_property
     def _may_clamp(self) -> bool:
@@ -295,12 +296,12 @@ class RunningRows:
     def _first(self, terms: list[Term], keys: slice) -> list[Term]:
         """Return what the terms say of the first keys of their tile."""
         size, found = keys.stop - keys.start, []
-        for columns, allowed in terms:
+        for rows, columns, allowed in terms:
             start = columns.start or 0
             if start < size:
                 stop = size if columns.stop is None else min(size, columns.stop)
                 part = allowed if allowed.shape[-1] == 1 else allowed[..., : stop - start]
-                found.append((slice(start, stop), part))
+                found.append((rows, slice(start, stop), part))
         return found
 
     def _look_for_bad(self, tile: Tile, terms: list[Term]) -> None:
@@ -315,8 +316,8 @@ class RunningRows:
             seen = seen[:, at]
             allowed = np.empty((*seen.shape[:3], tile.keys.stop - tile.keys.start), bool)
             allowed[...] = bad
-            for columns, term in terms:
-                allowed[..., columns] &= term
+            for rows, columns, term in terms:
+                allowed[:, rows, :, columns] &= term
             seen |= allowed.any(axis=-1, keepdims=True)
 
     def _cut(self, name: str, tile: Tile, asked: Asked) -> Array | None:
@@ -337,7 +338,7 @@ class RunningRows:
 
     def finish(self) -> None:
         """Divide by the sums, and write the results to where they belong."""
-        plan, piece = self.plan, self.piece
+        plan = self.plan
         if not plan.is_clean and not math.isfinite(self.acc.sum()):
             raise UnusualError
         # Few numbers, and of all sizes: the sink may be far from the scores.

@@ -198,14 +198,19 @@ def _limited(libraries: list[Any], /) -> list[tuple[Any, int]]:
 def _set(numbers: list[tuple[Any, int]], /) -> None:
     for library, number in numbers:
         # threadpoolctl lets one thread alone set the limit until it is told otherwise.
-        clear = getattr(library, "clear_controlling_thread", lambda *, force: None)
-        clear(force=True)
+        _release(library)
         library.set_num_threads(number)
-        clear(force=True)
+        _release(library)
+
+
+def _release(library: Any, /) -> None:
+    """Let any thread set the limit; before version 3.7 any thread may."""
+    if hasattr(library, "clear_controlling_thread"):
+        library.clear_controlling_thread(force=True)
 
 
 def _is_of_thread(library: Any, /) -> bool:
-    """Return whether threadpoolctl sets a limit for the thread that asks for it, and no other."""
+    """Return whether a limit is set for the thread that asks for it, and no other."""
     if library.internal_api == "mkl":
         return "MKL_Set_Num_Threads_Local" in library.check_symbols
     is_openmp = getattr(library, "threading_layer", None) == "openmp"
