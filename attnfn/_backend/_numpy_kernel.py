@@ -1,12 +1,14 @@
 """Attention on NumPy arrays, in tiles that stay in the cache, on several threads.
 
-Everything happens in place, in buffers that each thread keeps. A tile is a few query rows of
+Everything happens in place, in buffers that each thread keeps. A tile is some query rows of
 the heads that share a key/value head, against a few hundred keys. What it does is what the
-definition does to all scores, with three shortcuts:
+definition does to all scores, with these shortcuts:
 
-- Where the norms of queries and keys bound the scores, no maximum is subtracted.
-- Weights of less than exp(-80) of the row's greatest count as exp(-80) of it, since products
-  with denormal numbers crawl. What is hidden has the weight 0 nevertheless.
+- Where the norms of queries and keys bound the scores, no maximum is subtracted. Elsewhere
+  that of the first keys is, within the product, and only sums that are too large show that a
+  later key has a much greater score.
+- Weights of less than about exp(-80) of the row's greatest count as that, since products with
+  denormal numbers crawl. What is hidden has the weight 0 nevertheless.
 - Keys and values are taken to be finite. A NaN or an inf shows in the result or in a norm,
   and then all is computed again, with care.
 """

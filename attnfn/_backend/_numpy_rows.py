@@ -73,8 +73,10 @@ class RunningRows:
         self.acc.fill(0.0)
         self.total.fill(0.0)
         self.shift.fill(-math.inf)  # nothing seen yet
-        self.is_clamped = False
-        self.is_bounded = self._is_bounded()
+        self.is_clamped = False  # whether some weight may be a denormal number
+        # Of few rows a maximum costs less than a look at all the keys beforehand.
+        self.is_careful = plan.is_clean or lines[1] < MANY_ROWS
+        self.is_bounded = not self.is_careful and self._is_bounded()
         self.sees_bad = {
             name: np.zeros((lines[0], self.num_rows, self.group, 1), bool)
             for name in ("keys", "values")
@@ -84,9 +86,6 @@ class RunningRows:
     def _is_bounded(self) -> bool:
         """Return whether no maximum is needed: |q . k| is at most |q| |k|."""
         plan, piece = self.plan, self.piece
-        self.is_careful = plan.is_clean or self.acc.shape[1] < MANY_ROWS
-        if self.is_careful:
-            return False
         kv_heads = range(piece.kv_heads.start, piece.kv_heads.stop)
         keys = np.asarray([plan.greatest_norm(piece.batch, h) for h in kv_heads])
         bounds = norms(self.q)[..., None] * keys[:, None, None]
