@@ -16,6 +16,7 @@ from .._typing import Array, Namespace
 
 __all__ = [
     "add_block",
+    "all_finite",
     "can_be_cut",
     "compiled",
     "constant",
@@ -184,8 +185,17 @@ def may_look(x: Array) -> bool:
 
 
 def known_finite(x: Array) -> bool:
-    # A sum takes a third of the time of isfinite. Where it overflows the answer is "maybe not".
-    return may_look(x) and math.isfinite(x.detach().sum().item())
+    return may_look(x) and all_finite(x)
+
+
+def all_finite(*arrays: Array) -> bool:
+    """Return whether arrays hold no NaN and no inf."""
+    # A norm is finite only if every number is, though it may overflow if all are. It takes a
+    # tenth of the time of isfinite, and wakes no second thread.
+    norm = torch.linalg.vector_norm
+    return all(
+        math.isfinite(norm(x.detach()).item()) or bool(torch.isfinite(x).all()) for x in arrays
+    )
 
 
 def may_look_freely(*arrays: Array) -> bool:

@@ -26,7 +26,8 @@ def with_gradient(forward: Forward, backward: Backward, problem: Any, /) -> tupl
         problem = problem._replace(q=q, scale=1.0)
     arrays, rebuild = _taken_apart(problem)
     if not any(_may_be_differentiated(x) for x in arrays):
-        return forward(problem)
+        with torch.no_grad():
+            return forward(problem)
     return _InClosedForm.apply(forward, backward, rebuild, *arrays)
 
 

@@ -19,6 +19,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .._typing import Array
 from ._torch import (
+    all_finite,
     is_in_forward_mode,
     is_transforming,
     may_look,
@@ -111,7 +112,7 @@ def _attend(definition: Any, problem: Any, /) -> tuple[Array, Array]:
     else:
         outs, lses = zip(*results, strict=True)
         out, lse = torch.cat(outs, dim=-2), torch.cat(lses, dim=-1)
-    if not _is_finite(out):
+    if not all_finite(out):
         return definition.attend(problem)
     return (out, lse) if problem.sinks is None else _with_sinks(out, lse, problem.sinks)
 
@@ -171,7 +172,7 @@ def _gradients(
     /,
 ) -> dict[str, Array] | None:
     out, lse = saved
-    if not (_is_ordinary(problem) and _is_finite(d_out, out)):
+    if not (_is_ordinary(problem) and all_finite(d_out, out)):
         return None
     full = _cast(problem)
     # Where there are no keys every score is -inf, and exp(-inf - 0) is the weight.
@@ -192,7 +193,7 @@ def _gradients(
         for name, x in zip(("q", "k", "v"), found, strict=True):
             span = part.rows if name == "q" else part.keys
             sums[name][..., span, :] += x.sum_to_size(sums[name][..., span, :].shape)
-    if not _is_finite(*sums.values()):
+    if not all_finite(*sums.values()):
         return None
     if problem.sinks is not None:
         delta = (d_out * out).sum(-1, keepdim=True)
@@ -418,9 +419,4 @@ def _cast(problem: Any, /) -> Any:
 def _is_ordinary(problem: Any, /) -> bool:
     """Return whether there is something to compute, and queries and keys are finite."""
     no_axis = 0 in problem.shape or 0 in problem.v.shape or 0 in problem.q.shape
-    return not no_axis and _is_finite(problem.q, problem.k)
-
-
-def _is_finite(*arrays: Array) -> bool:
-    """Return whether arrays hold no NaN and no inf, nor numbers that add up to one."""
-    return math.isfinite(sum(x.detach().sum(dtype=x.dtype).item() for x in arrays))
+    return not no_axis and all_finite(problem.q, problem.k)
