@@ -94,7 +94,7 @@ def heads_at_once(x: Array) -> int:
 
 
 def working_set(x: Array) -> int:
-    return (4 if x.device.type == "cpu" else 256) * 2**20
+    return (8 if x.device.type == "cpu" else 256) * 2**20
 
 
 def can_be_cut(problem: Any, /) -> bool:
