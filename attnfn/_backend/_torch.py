@@ -98,7 +98,10 @@ def working_set(x: Array) -> int:
 
 
 def can_be_cut(problem: Any, /) -> bool:
-    # In closed form there are gradients, and no derivatives in forward mode.
+    # A graph may be for any lengths, though they seem to be known. And in closed form there are
+    # gradients, but no derivatives in forward mode.
+    if torch.compiler.is_compiling():
+        return False
     return not (problem.is_of_arrays and is_in_forward_mode(problem.q, problem.k, problem.v))
 
 
@@ -147,7 +150,11 @@ def sum_rows(
 
 def add_block(x: Array, part: Array, row: int, column: int) -> Array:
     (height, width), (most_rows, most_columns) = part.shape[-2:], x.shape[-2:]
-    if is_transforming() or torch._C._functorch.is_legacy_batchedtensor(part):
+    if (
+        is_transforming()
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.is_legacy_batchedtensor(part)
+    ):
         # Under vmap, what varies cannot be added in place to what does not.
         right, below = most_columns - column - width, most_rows - row - height
         return x + torch.nn.functional.pad(part, (column, right, row, below))
@@ -164,7 +171,9 @@ def _forgetful(body: Callable[[int | Array], T]) -> Callable[[int | Array], T]:
 
 
 def is_transforming() -> bool:
-    """Return whether a transform of torch.func is at work."""
+    """Return whether a transform of torch.func is at work, outside of what is compiled."""
+    if torch.compiler.is_compiling():
+        return False
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 

@@ -80,6 +80,9 @@ def _obstacle_to_a_graph(problem: Any, /, *, has_positions: bool) -> str | None:
         return f"the log-sum-exp, in a graph or on the device {problem.q.device.type}"
     if has_positions and not all(type(n) is int for n in problem.shape[-2:]):
         return "windows over lengths that are not known"
+    if has_positions and problem.q_offset != 0:
+        # It would decide which keys to slice: another graph for every offset.
+        return "`q_offset` in a graph or on a device"
     return None
 
 
@@ -88,9 +91,9 @@ def is_worth_it(problem: Any, /) -> bool:
 
     Reading the keys is all the work then, and the kernel has to be asked about each query head.
     """
-    rows = problem.group * problem.shape[-2]
-    few = type(rows) is int and rows <= FEW_ROWS
-    return not (few and may_look_freely(problem.q, problem.k, problem.v))
+    if not may_look_freely(problem.q, problem.k, problem.v):
+        return True
+    return bool(problem.group * problem.shape[-2] > FEW_ROWS)
 
 
 def attention(problem: Any, definition: Any, /) -> tuple[Array, Array | None]:
@@ -249,9 +252,9 @@ def _attend_unseen(definition: Any, problem: Any, /) -> Array:
     if 0 in problem.shape or 0 in problem.v.shape:
         return definition.attend(problem)[0]
     problem = _cast(problem)
-    size = problem.shape[-2]
+    size = None
     if problem.window not in ((None, None), (None, 0)):
-        size = max(ROWS, -(-size // MOST_SLICES))
+        size = max(ROWS, -(-problem.shape[-2] // MOST_SLICES))
     outs = []
     for part in _parts(definition, problem, size):
         q, k, v = _laid_out(part.problem, pads=False)
@@ -267,7 +270,7 @@ def _attend_unseen(definition: Any, problem: Any, /) -> Array:
     return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-2)
 
 
-def _parts(definition: Any, problem: Any, size: int, /) -> Iterator[_Part]:
+def _parts(definition: Any, problem: Any, size: int | None, /) -> Iterator[_Part]:
     """Cut a problem into calls of the kernel, in the order of the rows."""
     q_len, kv_len = problem.shape[-2:]
     runs = _runs(problem)
@@ -288,14 +291,16 @@ def _parts(definition: Any, problem: Any, size: int, /) -> Iterator[_Part]:
     if problem.window == (None, 0) and type(shift) is int and shift == 0 and not is_masked:
         yield _Part(problem, slice(0, q_len), slice(0, kv_len), None, is_causal=True)
         return
-    if problem.window == (None, None):
+    if size is None or size >= q_len:
+        size = q_len
+    elif problem.window == (None, None):
         terms = [x for x in (problem.mask, problem.bias) if x is not None]
         heads = math.prod(n for x in terms for n in x.shape[:-2])
-        size = max(ROWS, MASK_SIZE // max(1, kv_len * heads)) if type(kv_len) is int else q_len
+        size = max(size, MASK_SIZE // max(1, kv_len * heads))
     # In the middle of a window one slice is masked as the other.
     masks: dict[Any, Array | None] = {}
-    for start in range(0, q_len, size) if type(q_len) is int and size < q_len else (0,):
-        count = min(size, q_len - start) if size < q_len else q_len
+    for start in range(0, q_len, size) if size is not q_len else (0,):
+        count = q_len if size is q_len else min(size, q_len - start)
         keys = definition.visible(problem, start, count)
         part = definition.narrow(problem, (start, count), keys)
         at = (count, keys[1], keys[0] - start)
