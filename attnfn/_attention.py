@@ -132,9 +132,9 @@ def attention(
     engine : {"auto", "dense", "blockwise", "native"}, optional
         How to compute; engines agree up to rounding. "dense" keeps all scores at once.
         "blockwise" takes a few queries at a time, against the keys that they may see: its
-        memory grows with the length, not with its square. "native" is a kernel made for the
-        library: there is one for NumPy, which takes all but `score_mod`. "auto", the default,
-        takes "dense".
+        memory grows with the length, not with its square. "native" is the kernel made for the
+        library: our own for NumPy, ``scaled_dot_product_attention`` for PyTorch. "auto", the
+        default, chooses as `select_engine` says.
 
     Returns
     -------
@@ -438,8 +438,8 @@ def select_engine(
     Returns
     -------
     {"dense", "blockwise", "native"}
-        What ``engine="auto"`` takes, which at present is always "dense"; any other `engine`
-        that can do it is returned as it is.
+        What ``engine="auto"`` takes, see the notes; any other `engine` that can do it is
+        returned as it is.
 
     Raises
     ------
@@ -449,6 +449,22 @@ def select_engine(
     See Also
     --------
     attention : Takes `engine`.
+
+    Notes
+    -----
+    The first that applies:
+
+    1. "native", if the library has a kernel that can do all that is asked and is faster. On
+       NumPy it can do all but `score_mod`, and is faster from 2^17 scores on, all heads
+       together. On PyTorch it can do no `score_mod`, `softcap`, dropout or function, nothing
+       within the transforms of ``torch.func`` and in forward mode, and no log-sum-exp in a
+       graph or on another device than a CPU; it is slower for 16 queries and fewer that need
+       no gradient.
+    2. "dense", if queries had better not be cut: lengths that are not known, arrays of Dask and
+       ndonnx, on PyTorch what is being compiled and forward-mode derivatives, on JAX a function
+       given outside of ``jax.jit``.
+    3. "dense", if a head has fewer than 2^16 scores.
+    4. "blockwise".
 
     Examples
     --------
