@@ -39,7 +39,16 @@ from ._checks import (
 from ._numerics import cast
 from ._typing import Array, Namespace, PositionFunction, ScoreFunction
 
-__all__ = ["AttentionProblem", "Span", "describe", "fit_term", "narrow", "narrow_heads"]
+__all__ = [
+    "AttentionProblem",
+    "Span",
+    "describe",
+    "fit_term",
+    "narrow",
+    "narrow_heads",
+    "with_arrays",
+    "without_leading_axis",
+]
 
 
 class AttentionProblem(NamedTuple):
@@ -248,6 +257,51 @@ def narrow_heads(problem: AttentionProblem, heads: Span, /) -> AttentionProblem:
         num_kv_heads=heads.size,
         **cuts,
     )
+
+
+def without_leading_axis(
+    problem: AttentionProblem, /
+) -> tuple[AttentionProblem, dict[str, Array]]:
+    """Take the leading axis off a clean problem of arrays: one of the batch, or the heads.
+
+    Return the problem at any one position along it, and the arrays that vary along it, for
+    `with_arrays`. Query heads that share keys stay together, on an axis of their own.
+    """
+    rest = problem.shape[1:]
+    is_of_heads = len(rest) == 2
+    keeps_group = is_of_heads and problem.group > 1
+    fixed, varying = {}, {}
+    for name, x in _arrays(problem).items():
+        if x.ndim < len(problem.shape):
+            continue
+        by_query_head = keeps_group and name not in ("k", "v") and x.shape[0] > 1
+        each = problem.group if by_query_head else 1
+        own = (each, *x.shape[1:]) if keeps_group else tuple(x.shape[1:])
+        if x.shape[0] > each:
+            varying[name] = problem.xp.reshape(x, (x.shape[0] // each, *own))
+        else:
+            fixed[name] = problem.xp.reshape(x, own)
+    one = problem._replace(
+        shape=(problem.group, *rest) if keeps_group else rest,
+        num_kv_heads=1 if is_of_heads else problem.num_kv_heads,
+    )
+    return with_arrays(one, fixed), varying
+
+
+def with_arrays(problem: AttentionProblem, arrays: dict[str, Array], /) -> AttentionProblem:
+    """Return a problem with other arrays, by the names of `without_leading_axis`."""
+    found = _arrays(problem) | arrays
+    segments = (found.pop("q_segments", None), found.pop("kv_segments", None))
+    return problem._replace(segments=None if segments[0] is None else segments, **found)
+
+
+def _arrays(problem: AttentionProblem, /) -> dict[str, Array]:
+    """Return the arrays that may have the axes of a problem, by name."""
+    names = ("q", "k", "v", "bias", "mask", "q_offset", "sinks", "dropout_mask")
+    names += ("bad_queries", "bad_keys", "bad_values")
+    found = {name: getattr(problem, name) for name in names}
+    found["q_segments"], found["kv_segments"] = problem.segments or (None, None)
+    return {name: x for name, x in found.items() if namespace(x) is not None}
 
 
 def fit_term(

@@ -6,7 +6,7 @@ Every engine calls `score`; none has an opinion of its own on masks, caps or bia
 import math
 from typing import Any, NamedTuple
 
-from ._backend import arange, device, known_finite, namespace, transposed
+from ._backend import arange, device, known_finite, namespace, sees_any, transposed
 from ._checks import (
     agree,
     check_fits_positions,
@@ -113,8 +113,9 @@ def sees(scores: Scores, bad_keys: Array | None, /, *, xp: Namespace) -> Array |
     """Return which rows may attend to a bad key: (..., q_len, 1), or False for none."""
     if bad_keys is None:
         return False
-    seen = bad_keys if scores.allowed is None else scores.allowed & bad_keys
-    return xp.any(seen, axis=-1, keepdims=True)
+    if scores.allowed is None:
+        return xp.any(bad_keys, axis=-1, keepdims=True)
+    return sees_any(scores.allowed, bad_keys, xp)
 
 
 def bad_rows(problem: AttentionProblem, scores: Scores, empty: Array | bool, /) -> Array | bool:

@@ -17,14 +17,23 @@ from ._backend import (
     clipped,
     compiled,
     heads_at_once,
+    map_heads,
     map_rows,
+    maps_heads,
     most_tiles,
     span_between,
     sum_rows,
     working_set,
 )
 from ._closed_forms import Differentials, clean_tangent, pull_back, push_forward
-from ._problem import AttentionProblem, Span, narrow, narrow_heads
+from ._problem import (
+    AttentionProblem,
+    Span,
+    narrow,
+    narrow_heads,
+    with_arrays,
+    without_leading_axis,
+)
 from ._rows import attend
 from ._scores import clean
 from ._typing import Array, Namespace
@@ -38,7 +47,7 @@ FORWARD_ARRAYS, DERIVATIVE_ARRAYS = 3, 5
 LEAST_ROWS, MOST_ROWS = 16, 512
 #: Into how many pieces queries are cut whose rows are mapped over in one loop: each piece
 #: has its keys sliced for its last row.
-PIECES = 8
+PIECES = 4
 
 
 def compute_by_rows(problem: AttentionProblem, /) -> tuple[Array, Array]:
@@ -49,10 +58,25 @@ def compute_by_rows(problem: AttentionProblem, /) -> tuple[Array, Array]:
 
 def _compute(problem: AttentionProblem, /) -> tuple[Array, Array]:
     problem = clean(problem)
+    if problem.is_of_arrays and 0 not in problem.shape and maps_heads(problem.q):
+        return _one_by_one(problem)
     heads = _few_heads(problem)
     if not heads:
         return _in_rows(problem)
     return _joined(problem, [_in_rows(narrow_heads(problem, h)) for h in heads], axis=-3)
+
+
+def _one_by_one(problem: AttentionProblem, /) -> tuple[Array, Array]:
+    """Return the results of a problem whose batch and key/value heads are mapped over."""
+    if len(problem.shape) < 3 or problem.num_kv_heads == 1 < problem.group:
+        return _in_rows(problem)
+    one, varying = without_leading_axis(problem)
+    if varying:
+        out, lse = map_heads(lambda arrays: _one_by_one(with_arrays(one, arrays)), varying)
+    else:
+        out, lse = _one_by_one(one)
+    reshape, rows = problem.xp.reshape, problem.shape[:-1]
+    return reshape(out, (*rows, out.shape[-1])), reshape(lse, rows)
 
 
 def _few_heads(problem: AttentionProblem, /) -> list[Span]:

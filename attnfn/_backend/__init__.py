@@ -38,7 +38,9 @@ __all__ = [
     "is_real",
     "known_finite",
     "library_name",
+    "map_heads",
     "map_rows",
+    "maps_heads",
     "may_have_gradient",
     "may_look",
     "most_tiles",
@@ -50,6 +52,7 @@ __all__ = [
     "row_max",
     "row_sum",
     "scalar",
+    "sees_any",
     "span_between",
     "sum_rows",
     "transposed",
@@ -188,6 +191,21 @@ def block(x: Array, start: int | Array, size: int, axis: int) -> Array:
     library = _special_library(x)
     assert library is not None, "only a traced start is not an int, and only JAX traces one"
     return library.block(x, start, size, axis)
+
+
+def maps_heads(x: Array) -> bool:
+    """Return whether `map_heads` is how to go from head to head."""
+    library = _special_library(x)
+    return False if library is None else library.maps_heads(x)
+
+
+def map_heads(
+    body: Callable[[dict[str, Array]], tuple[Array, Array]], arrays: dict[str, Array]
+) -> tuple[Array, Array]:
+    """Call `body` at every position of axis 0 of some arrays, and stack its results."""
+    library = _special_library(next(iter(arrays.values())))
+    assert library is not None, "`maps_heads` has said so"
+    return library.map_heads(body, arrays)
 
 
 def map_rows(
@@ -344,6 +362,14 @@ def row_sum(x: Array, xp: Namespace) -> Array:
     if isinstance(x, np.ndarray):
         return x.sum(axis=-1, keepdims=True)
     return xp.sum(x, axis=-1, keepdims=True)
+
+
+def sees_any(allowed: Array, bad: Array, xp: Namespace) -> Array:
+    """Return which rows of `allowed` are True at a key that is `bad`: (..., q_len, 1)."""
+    library = _special_library(allowed)
+    if library is None:
+        return xp.any(allowed & bad, axis=-1, keepdims=True)
+    return library.sees_any(allowed, bad)
 
 
 def transposed(x: Array, xp: Namespace) -> Array:

@@ -30,12 +30,14 @@ __all__ = [
     "is_transforming",
     "known_finite",
     "map_rows",
+    "maps_heads",
     "may_have_gradient",
     "may_look",
     "may_look_freely",
     "most_tiles",
     "namespace",
     "native_kernel",
+    "sees_any",
     "sum_rows",
     "variable",
     "with_gradient",
@@ -118,6 +120,14 @@ def is_in_forward_mode(*arrays: Array) -> bool:
 
 def most_tiles() -> int:
     return 16 if torch.compiler.is_compiling() else sys.maxsize
+
+
+def maps_heads(x: Array) -> bool:  # noqa: ARG001
+    return False
+
+
+def sees_any(allowed: Array, bad: Array) -> Array:
+    return (allowed & bad).any(dim=-1, keepdim=True)
 
 
 def map_rows(
