@@ -73,11 +73,13 @@ def tests(session):
 def shapes(session):
     """Run the tests again with every annotated shape checked at each call.
 
-    Shapes do not depend on the library, so two libraries are enough.
+    Shapes depend neither on the library nor on the engine, so two libraries and one engine are
+    enough.
     """
     install(session, "shapes", "-e.", torch=True)
     checker = "--jaxtyping-packages=attnfn,shape_checker.check"
     chosen = ["-m", "not errors and not free_axes", "--xp", "numpy", "--xp", "torch"]
+    chosen += ["-k", "not blockwise and not native and not kernel"]
     session.run("pytest", checker, *chosen, *IN_PARALLEL, *session.posargs)
 
 
