@@ -56,6 +56,7 @@ __all__ = [
     "span_between",
     "sum_rows",
     "transposed",
+    "unless_nonfinite",
     "variable",
     "with_gradient",
     "working_set",
@@ -268,6 +269,22 @@ def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:
     if library is None:
         return function(problem, *arrays)
     return library.compiled(function, problem, *arrays)
+
+
+def unless_nonfinite(
+    trusting: Callable[[Any], tuple[T, tuple[Array, ...]]],
+    careful: Callable[[Any], T],
+    problem: Any,
+    /,
+) -> T:
+    """Return what `trusting` does if the arrays that it returns besides are finite.
+
+    Otherwise, and wherever this cannot be told without looking, what `careful` does.
+    """
+    library = _special_library(problem.q)
+    if library is None or not hasattr(library, "unless_nonfinite"):
+        return careful(problem)
+    return library.unless_nonfinite(trusting, careful, problem)
 
 
 def can_be_cut(problem: Any, /) -> bool:

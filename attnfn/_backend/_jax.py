@@ -36,6 +36,7 @@ __all__ = [
     "native_kernel",
     "sees_any",
     "sum_rows",
+    "unless_nonfinite",
     "variable",
     "with_gradient",
     "working_set",
@@ -65,10 +66,7 @@ def clipped(x: Array, least: int, most: int) -> Array:
 
 
 def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:
-    fields = problem._asdict()
-    traced = {name: x for name, x in fields.items() if jax.tree.leaves(x) and _is_array(x)}
-    static = tuple((name, x) for name, x in fields.items() if name not in traced)
-    return _call(function, type(problem), static, traced, arrays)
+    return _call(function, type(problem), *_divided(problem), arrays)
 
 
 def variable(n: int | Array) -> int | Array:
@@ -79,6 +77,44 @@ def variable(n: int | Array) -> int | Array:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _call(function: Any, kind: Any, static: Any, traced: Any, arrays: Any) -> Any:
     return function(kind(**dict(static), **traced), *arrays)
+
+
+def unless_nonfinite(trusting: Any, careful: Callable[..., T], problem: Any, /) -> T:
+    if not isinstance(problem.q, jax.core.Tracer):
+        return careful(problem)
+    return _unless_nonfinite(trusting, careful, type(problem), *_divided(problem))
+
+
+# What is not finite would come through the rejected branch into a derivative, as 0 * NaN. So
+# only what is not differentiated is computed this way.
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _unless_nonfinite(trusting: Any, careful: Any, kind: Any, static: Any, traced: Any) -> Any:
+    problem = kind(**dict(static), **traced)
+    found, telling = trusting(problem)
+    is_finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in telling])
+    return jax.lax.cond(jnp.all(is_finite), lambda: found, lambda: careful(problem))
+
+
+@_unless_nonfinite.defjvp
+def _careful_jvp(
+    trusting: Any,  # noqa: ARG001
+    careful: Any,
+    kind: Any,
+    static: Any,
+    primals: Any,
+    tangents: Any,
+) -> Any:
+    def compute(traced: Any) -> Any:
+        return careful(kind(**dict(static), **traced))
+
+    return jax.jvp(compute, primals, tangents)
+
+
+def _divided(problem: Any, /) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the fields of a problem that are no arrays, and those that are."""
+    fields = problem._asdict()
+    traced = {name: x for name, x in fields.items() if jax.tree.leaves(x) and _is_array(x)}
+    return tuple((name, x) for name, x in fields.items() if name not in traced), traced
 
 
 def _is_array(x: Any) -> bool:
