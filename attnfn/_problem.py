@@ -297,8 +297,8 @@ def with_arrays(problem: AttentionProblem, arrays: dict[str, Array], /) -> Atten
 
 def _arrays(problem: AttentionProblem, /) -> dict[str, Array]:
     """Return the arrays that may have the axes of a problem, by name."""
-    names = ("q", "k", "v", "bias", "mask", "q_offset", "sinks", "dropout_mask")
-    names += ("bad_queries", "bad_keys", "bad_values")
+    names = ["q", "k", "v", "bias", "mask", "q_offset", "sinks", "dropout_mask"]
+    names += ["bad_queries", "bad_keys", "bad_values"]
     found = {name: getattr(problem, name) for name in names}
     found["q_segments"], found["kv_segments"] = problem.segments or (None, None)
     return {name: x for name, x in found.items() if namespace(x) is not None}

@@ -95,7 +95,7 @@ def _unless_nonfinite(trusting: Any, careful: Any, kind: Any, static: Any, trace
     return jax.lax.cond(jnp.all(is_finite), lambda: found, lambda: careful(problem))
 
 
-@_unless_nonfinite.defjvp
+@_unless_nonfinite.defjvp  # type: ignore[untyped-decorator]
 def _careful_jvp(
     trusting: Any,  # noqa: ARG001
     careful: Any,

@@ -31,7 +31,7 @@ def with_gradient(forward: Forward, backward: Backward, problem: Any, /) -> tupl
     return _InClosedForm.apply(forward, backward, rebuild, *arrays)
 
 
-class _InClosedForm(torch.autograd.Function):
+class _InClosedForm(torch.autograd.Function):  # type: ignore[misc]
     """A problem's results, by way of its arrays: only what is an argument is differentiated."""
 
     generate_vmap_rule = True

@@ -30,8 +30,8 @@ from ._torch import (
 __all__ = ["attention", "is_worth_it", "supports"]
 
 #: What scaled_dot_product_attention comes to on a CPU: it returns the lse, too.
-_forward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_backward = getattr(
+_forward: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_backward: Any = getattr(
     torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
 )
 
