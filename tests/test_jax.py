@@ -633,3 +633,24 @@ class TestParameters:
         f(af.unflatten_params(params, af.flatten_params(params)), x)
 
         assert len(traces) == 1
+
+
+class TestFewRows:
+    @pytest.mark.parametrize("spoiled", [(), (0,), (1,), (2,), (0, 1, 2)])
+    def test_what_is_not_finite_spoils_the_rows_that_see_it_alone(self, spoiled):
+        inputs = [normal(4, n, 8, seed=n) for n in (2, 6, 6)]
+        for i in spoiled:
+            inputs[i] = inputs[i].at[1, -1, 0].set((math.nan, math.inf, -math.inf)[i])
+        options = {"is_causal": True, "q_offset": 4}
+
+        def f(engine):
+            def total(*inputs):
+                out = af.attention(*inputs, engine=engine, **options)
+                return jnp.sum(jnp.where(jnp.isfinite(out), jnp.sin(out), 0.0)), out
+
+            return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*inputs)
+
+        few = jax.jit(lambda *x: af.attention(*x, engine="dense", **options))(*inputs)
+
+        agree(few, f("blockwise")[1])
+        jax.tree.map(agree, f("dense"), f("blockwise"))
