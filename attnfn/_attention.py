@@ -463,7 +463,7 @@ def select_engine(
     2. "dense", if queries had better not be cut: lengths that are not known, arrays of Dask and
        ndonnx, on PyTorch what is being compiled and forward-mode derivatives, on JAX a function
        given outside of ``jax.jit``.
-    3. "dense", if a head has fewer than 2^16 scores.
+    3. "dense", if a head has fewer than 2^16 scores, or a key/value head 16 queries or fewer.
     4. "blockwise".
 
     Examples

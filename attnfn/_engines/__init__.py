@@ -22,6 +22,8 @@ ENGINES: dict[EngineName, Engine] = {
 
 #: Scores of a head from which on it is worth while to have only some of them at a time.
 MANY_SCORES = 2**16
+#: Queries of a key/value head of which the scores are fewer than the numbers in its keys.
+FEW_ROWS = 16
 
 
 def engine_name(problem: AttentionProblem, engine: EngineName, /) -> EngineName:
@@ -36,8 +38,10 @@ def _fitting(problem: AttentionProblem, /) -> EngineName:
     """Choose an engine: what the docstring of `select_engine` says, in its order."""
     if native.obstacle(problem) is None and native.is_worth_it(problem):
         return "native"
+    if not can_be_cut(problem):
+        return "dense"
     *_, q_len, kv_len = problem.shape
-    if not can_be_cut(problem) or q_len * kv_len < MANY_SCORES:
+    if problem.group * q_len <= FEW_ROWS or q_len * kv_len < MANY_SCORES:
         return "dense"
     return "blockwise"
 
