@@ -43,6 +43,7 @@ ALL = ("score_mod", "bias", "mask", "dropout_mask")
 def _even_a_short_problem_is_long(monkeypatch):
     """Let "auto" take "blockwise" here, as it does where there are many scores."""
     monkeypatch.setattr("attnfn._engines.MANY_SCORES", 1)
+    monkeypatch.setattr("attnfn._engines.FEW_ROWS", 0)
 
 
 def split(x):
