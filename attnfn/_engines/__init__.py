@@ -36,7 +36,7 @@ def engine_name(problem: AttentionProblem, engine: EngineName, /) -> EngineName:
 
 def _fitting(problem: AttentionProblem, /) -> EngineName:
     """Choose an engine: what the docstring of `select_engine` says, in its order."""
-    if native.obstacle(problem) is None and native.is_worth_it(problem):
+    if native.is_worth_it(problem) and native.obstacle(problem) is None:
         return "native"
     if not can_be_cut(problem):
         return "dense"
