@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -347,21 +348,31 @@ def between(name, text):
     return re.search(rf"<!-- {name} -->\n\n(.*?)\n\n<!-- end -->", text, re.DOTALL)[1]
 
 
-def main():
-    """Write every table into the page, between its markers."""
+def replaced(name, text, made):
+    start, end = f"<!-- {name} -->\n\n", "\n\n<!-- end -->"
+    return text.replace(start + between(name, text) + end, start + made + end)
+
+
+TABLES = {
+    "options": option_table,
+    "derivatives": derivative_table,
+    "closed forms": closed_form_table,
+}
+
+
+def main(*names):
+    """Write some tables, or all, into the page, between their markers."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    text = PAGE.read_text(encoding="utf-8")
-    made = {"options": option_table()}
-    # From here on a few rows are several tiles, and few scores are many.
-    _tiles.LEAST_ROWS, _tiles.MOST_ROWS, _engines.MANY_SCORES = 1, 2, 1
-    made["derivatives"] = derivative_table()
-    made["closed forms"] = closed_form_table()
-    for name, new in made.items():
-        text = text.replace(between(name, text), new)
-    PAGE.write_text(text, encoding="utf-8")
+    for name in names or TABLES:
+        if name != "options":
+            # From here on a few rows are several tiles, and few scores are many.
+            _tiles.LEAST_ROWS, _tiles.MOST_ROWS, _engines.MANY_SCORES = 1, 2, 1
+        made = TABLES[name]()
+        text = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(replaced(name, text, made), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
