@@ -8,6 +8,8 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+# PyTorch itself scripts the forward derivatives of some operations when first asked for one.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 def test_page_shows_what_auto_takes_now():
     pytest.importorskip("torch", reason="the table has columns for it")
     pytest.importorskip("jax", reason="the table has columns for it")
