@@ -241,7 +241,7 @@ def check_native(obstacle: str | None, /) -> None:
     if obstacle is not None:
         msg = (
             f"`engine` must be one that can do what is asked; 'native' cannot do {obstacle}. "
-            f"Use 'auto', 'blockwise' or 'dense'."
+            f"Use 'auto' or 'dense'."
         )
         raise NotImplementedError(msg)
 

@@ -393,7 +393,7 @@ class TestTorchWithoutFunctions:
         agree({named: found}, {named: self.backward_twice(self.loss("dense", is_causal=True))})
 
     @pytest.mark.parametrize("option", ["bias", "sinks", "scale"])
-    @pytest.mark.parametrize("how", ["jvp", "hessian"])
+    @pytest.mark.parametrize("how", FORWARD)
     @pytest.mark.parametrize("softcap", [None, 2.0])
     def test_forward_mode_of_auto_for_an_option_alone(self, how, option, softcap):
         import torch

@@ -228,7 +228,7 @@ attention(query, key, value, engine=None)
 ValueError: `engine` must be one of 'auto', 'dense', 'blockwise', 'native'; got None.
 
 attention(query, key, value, score_mod=lambda s, p, j: s, q_offset=0, engine="native")
-NotImplementedError: `engine` must be one that can do what is asked; 'native' cannot do …. Use 'auto', 'blockwise' or 'dense'.
+NotImplementedError: `engine` must be one that can do what is asked; 'native' cannot do …. Use 'auto' or 'dense'.
 """
 
 UNKNOWN_OPTIONS = """

@@ -104,14 +104,18 @@ def can_be_cut(problem: Any, /) -> bool:
     # gradients, but no derivatives in forward mode.
     if torch.compiler.is_compiling():
         return False
-    return not (problem.is_of_arrays and is_in_forward_mode(problem.q, problem.k, problem.v))
+    return not (problem.is_of_arrays and is_in_forward_mode(problem))
 
 
-def is_in_forward_mode(*arrays: Array) -> bool:
-    """Return whether something may ask for forward-mode derivatives of these."""
+def is_in_forward_mode(problem: Any, /) -> bool:
+    """Return whether something may ask for forward-mode derivatives of a problem."""
     if torch.compiler.is_compiling():
         # What is compiled is made of ordinary operations, or has no transform around it.
         return False
+    names = ("q", "k", "v", "bias", "sinks", "scale")
+    arrays = [
+        x for x in (getattr(problem, name) for name in names) if isinstance(x, torch.Tensor)
+    ]
     if any(torch.autograd.forward_ad.unpack_dual(x).tangent is not None for x in arrays):
         return True
     stack = torch._C._functorch.get_interpreter_stack() or ()

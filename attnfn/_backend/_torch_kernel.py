@@ -66,8 +66,8 @@ def supports(problem: Any, /) -> str | None:
     has_positions = problem.window != (None, None)
     if has_positions and isinstance(problem.q_offset, torch.Tensor):
         return "an array given as `q_offset`"
-    if is_in_forward_mode(problem.q, problem.k, problem.v):
-        return "forward-mode derivatives"
+    if is_in_forward_mode(problem):
+        return "forward-mode derivatives, which attention_jvp() tells, too"
     if _forward is not None and may_look(problem.q):
         return None
     return _obstacle_to_a_graph(problem, has_positions=has_positions)
