@@ -930,7 +930,7 @@ class TestQOffset:
         )
 
         expected = af.attention(query, key, value, is_causal=True, q_offset=1)
-        assert np.array_equal(to_numpy(actual), to_numpy(expected))
+        assert_agrees(actual, to_numpy(expected))
 
     @pytest.mark.libraries("jax", reason="JAX alone traces")
     @pytest.mark.parametrize("dtype", ["uint8", "int32"])

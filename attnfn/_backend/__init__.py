@@ -46,6 +46,7 @@ __all__ = [
     "most_tiles",
     "namespace",
     "native_kernel",
+    "no_complaints",
     "numpy_generator",
     "numpy_namespace",
     "plain",
@@ -411,6 +412,11 @@ def full_precision(x: Array) -> AbstractContextManager[Any]:
         return np.errstate(over="ignore", under="ignore")
     library = _special_library(x)
     return _QUIET if library is None else library.full_precision(x)
+
+
+def no_complaints(x: Array) -> AbstractContextManager[Any]:
+    """Return a context in which numbers that are not finite make no warning."""
+    return np.errstate(invalid="ignore") if isinstance(x, np.ndarray) else _QUIET
 
 
 def is_autocasting(x: Array) -> bool:

@@ -5,7 +5,15 @@ The other engines are right exactly when they agree with this one.
 
 from contextlib import suppress
 
-from .._backend import compiled, may_look, transposed, unless_nonfinite, variable
+from .._backend import (
+    can_be_cut,
+    compiled,
+    may_look,
+    no_complaints,
+    transposed,
+    unless_nonfinite,
+    variable,
+)
 from .._problem import AttentionProblem
 from .._rows import attend
 from .._scores import NotFiniteError, clean, product, trust
@@ -16,8 +24,12 @@ __all__ = ["compute"]
 
 def compute(problem: AttentionProblem) -> tuple[Array, Array]:
     """Return the output and the lse, both in the compute dtype."""
-    if may_look(problem.q, problem.k, problem.v) and _has_few_rows(problem):
-        with suppress(NotFiniteError):
+    if (
+        problem.is_of_arrays
+        and may_look(problem.q, problem.k, problem.v)
+        and _has_few_rows(problem)
+    ):
+        with suppress(NotFiniteError), no_complaints(problem.q):
             return attend(trust(problem))
     if not problem.is_of_arrays:
         # What a function captured may have changed by the next call.
@@ -25,7 +37,8 @@ def compute(problem: AttentionProblem) -> tuple[Array, Array]:
     if problem.uses_positions:
         # Decoding from a cache moves it at every step.
         problem = problem._replace(q_offset=variable(problem.q_offset, problem.q))
-    return compiled(_few if _has_few_rows(problem) else _compute, problem)
+    is_few = can_be_cut(problem) and _has_few_rows(problem)
+    return compiled(_few if is_few else _compute, problem)
 
 
 def _compute(problem: AttentionProblem, /) -> tuple[Array, Array]:
