@@ -22,7 +22,6 @@ from ._backend import (
     maps_heads,
     most_tiles,
     span_between,
-    sum_rows,
     working_set,
 )
 from ._closed_forms import Differentials, clean_tangent, pull_back, push_forward
@@ -63,7 +62,8 @@ def _compute(problem: AttentionProblem, /) -> tuple[Array, Array]:
     heads = _few_heads(problem)
     if not heads:
         return _in_rows(problem)
-    return _joined(problem, [_in_rows(narrow_heads(problem, h)) for h in heads], axis=-3)
+    outs, lses = zip(*(_in_rows(narrow_heads(problem, h)) for h in heads), strict=True)
+    return problem.xp.concat(outs, axis=-3), problem.xp.concat(lses, axis=-2)
 
 
 def _one_by_one(problem: AttentionProblem, /) -> tuple[Array, Array]:
@@ -88,19 +88,12 @@ def _few_heads(problem: AttentionProblem, /) -> list[Span]:
 
 
 def _in_rows(problem: AttentionProblem, /) -> tuple[Array, Array]:
-    size = _rows_at_once(problem, FORWARD_ARRAYS)
-    parts = [part for piece in _pieces(problem, size) for part in _piece(problem, piece, size)]
-    return _joined(problem, parts, axis=-2)
+    def results(rows: Span, keys: Span) -> tuple[tuple[Array, Array], tuple[()]]:
+        out, lse = attend(narrow(problem, rows, keys))
+        return (out, lse[..., None]), ()
 
-
-def _joined(
-    problem: AttentionProblem, parts: list[tuple[Array, Array]], /, *, axis: int
-) -> tuple[Array, Array]:
-    """Put outputs together along an axis, and the lses, which have no value_dim after it."""
-    if len(parts) == 1:
-        return parts[0]
-    outs, lses = zip(*parts, strict=True)
-    return problem.xp.concat(outs, axis=axis), problem.xp.concat(lses, axis=axis + 1)
+    out, lse = _collected(problem, results, FORWARD_ARRAYS)
+    return out, lse[..., 0]
 
 
 def compute_vjp(
@@ -189,7 +182,8 @@ def _vjp_in_rows(
 
     _, *others = _differentiable(problem)
     zeros = (None if x is None else problem.xp.zeros_like(x) for x in others)
-    sums, (d_q,) = _tiled(problem, gradients, added, Differentials(None, *zeros))
+    start = Differentials(None, *zeros)
+    sums, (d_q,) = _tiled(problem, gradients, added, start, DERIVATIVE_ARRAYS)
     return sums._replace(q=d_q)
 
 
@@ -230,7 +224,17 @@ def _jvp_in_rows(problem: AttentionProblem, along: AttentionProblem, /) -> list[
         part = _differentiable(narrow(along, rows, keys))
         return push_forward(narrow(problem, rows, keys), part), ()
 
-    return _tiled(problem, changes, lambda sums, *_: sums, ())[1]
+    return _collected(problem, changes, DERIVATIVE_ARRAYS)
+
+
+def _collected(
+    problem: AttentionProblem,
+    body: Callable[[Span, Span], tuple[tuple[Array, ...], tuple[()]]],
+    arrays: int,
+    /,
+) -> list[Array]:
+    """Do as `_tiled` where there is nothing to add up."""
+    return _tiled(problem, body, lambda sums, *_: sums, (), arrays)[1]
 
 
 def _tiled(
@@ -238,17 +242,19 @@ def _tiled(
     body: Callable[[Span, Span], tuple[tuple[Array, ...], Any]],
     plus: Callable[[Any, Any, Span, Span], Any],
     sums: Any,
+    arrays: int,
     /,
 ) -> tuple[Any, list[Array]]:
     """Call `body` for a few rows at a time, and the keys that they may see.
 
-    Of what it returns, the first arrays are lined up along the rows, the others added.
+    Of what it returns, the first arrays are lined up along the rows, the others added. It holds
+    so many `arrays` of the size of the scores at once.
     """
-    size = _rows_at_once(problem, DERIVATIVE_ARRAYS)
+    size = _rows_at_once(problem, arrays)
     collected = []
     for piece in _pieces(problem, size):
         spans = partial(_spans, problem, piece, size)
-        sums, rows = sum_rows(
+        sums, rows = map_rows(
             partial(_at, spans, body),
             partial(_added_at, spans, plus),
             piece.start,
@@ -285,15 +291,6 @@ def _block_of(x: Array | None, span: Span, axis: int, whole: int, /) -> Array | 
 
 def _as_column(x: Array | None, /) -> Array | None:
     return None if x is None else x[..., None]
-
-
-def _piece(problem: AttentionProblem, piece: Span, size: int, /) -> list[tuple[Array, Array]]:
-    """Return the results of consecutive rows, `size` at a time."""
-
-    def rows(start: int | Array) -> tuple[Array, Array]:
-        return attend(narrow(problem, *_spans(problem, piece, size, start)))
-
-    return map_rows(rows, piece.start, max(1, piece.size // size), size, problem.q)
 
 
 def _spans(

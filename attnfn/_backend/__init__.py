@@ -15,6 +15,7 @@ import array_api_compat
 import numpy as np
 
 from .._typing import Array, Namespace
+from ._loop import Add, Body, Rows, loop
 
 __all__ = [
     "add_block",
@@ -55,7 +56,6 @@ __all__ = [
     "scalar",
     "sees_any",
     "span_between",
-    "sum_rows",
     "transposed",
     "unless_nonfinite",
     "variable",
@@ -211,44 +211,19 @@ def map_heads(
 
 
 def map_rows(
-    body: Callable[[int | Array], tuple[Array, Array]],
-    start: int,
-    count: int,
-    size: int,
-    x: Array,
-) -> list[tuple[Array, Array]]:
-    """Call `body` at start, start + size, ...: `count` times, and return the results in order.
+    body: Body, add: Add, start: int, count: int, size: int, sums: Any, x: Array
+) -> tuple[Any, Rows]:
+    """Call `body` at start, start + size, ...: `count` times, for rows and for parts of sums.
 
-    Nothing of one call is kept for a derivative but its arguments. `x` tells the library.
+    The rows, axis -2 of each array, are collected in order; ``add(sums, parts, start)`` returns
+    the sums to go on with. Nothing of one call is kept for a derivative but its arguments. `x`
+    tells the library.
     """
     library = _special_library(x)
+    starts = range(start, start + count * size, size)
     if library is None:
-        return [body(start + i * size) for i in range(count)]
-    return library.map_rows(body, start, count, size, x)
-
-
-def sum_rows(
-    body: Callable[[int | Array], tuple[Any, Any]],
-    add: Callable[[Any, Any, int | Array], Any],
-    start: int,
-    count: int,
-    size: int,
-    sums: Any,
-    x: Array,
-) -> tuple[Any, list[tuple[Array, ...]]]:
-    """Call `body` as `map_rows` does, for rows, to be collected, and for parts, to be added up.
-
-    ``add(sums, parts, start)`` returns the sums to go on with. Rows are axis -2 of each array.
-    """
-    library = _special_library(x)
-    if library is not None:
-        return library.sum_rows(body, add, start, count, size, sums, x)
-    collected = []
-    for i in range(start, start + count * size, size):
-        rows, parts = body(i)
-        sums = add(sums, parts, i)
-        collected.append(rows)
-    return sums, collected
+        return loop(body, add, starts, sums)
+    return library.map_rows(body, add, starts, sums, x)
 
 
 def add_block(x: Array, part: Array, row: int | Array, column: int | Array) -> Array:
@@ -283,7 +258,7 @@ def unless_nonfinite(
     Otherwise, and wherever this cannot be told without looking, what `careful` does.
     """
     library = _special_library(problem.q)
-    if library is None or not hasattr(library, "unless_nonfinite"):
+    if library is None:
         return careful(problem)
     return library.unless_nonfinite(trusting, careful, problem)
 

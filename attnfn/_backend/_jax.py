@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Namespace
+from ._loop import Add, Body, Rows, loop
 
 __all__ = [
     "add_block",
@@ -35,7 +36,6 @@ __all__ = [
     "namespace",
     "native_kernel",
     "sees_any",
-    "sum_rows",
     "unless_nonfinite",
     "variable",
     "with_gradient",
@@ -162,27 +162,23 @@ def map_heads(
     return jax.lax.map(body, arrays)
 
 
-def map_rows(
-    body: Callable[[int | Array], tuple[Array, Array]],
-    start: int,
-    count: int,
-    size: int,
-    x: Array,
-) -> list[tuple[Array, Array]]:
+def map_rows(body: Body, add: Add, starts: range, sums: Any, x: Array) -> tuple[Any, Rows]:
     if not isinstance(x, jax.core.Tracer):
         # A loop primitive over a new function is compiled at every call.
-        return [body(start + i * size) for i in range(count)]
-    if count == 1:
-        return [jax.checkpoint(body, static_argnums=0)(start)]
+        return loop(body, add, starts, sums)
+    if len(starts) == 1:
+        return loop(jax.checkpoint(body, static_argnums=0), add, starts, sums)
+
     # A loop primitive: what is compiled does not grow with the length.
-    outs, lses = jax.lax.map(jax.checkpoint(body), start + size * jnp.arange(count))
-    out, lse = jnp.moveaxis(outs, 0, -3), jnp.moveaxis(lses, 0, -2)
-    rows = count * size
-    return [
-        (
-            out.reshape(*out.shape[:-3], rows, out.shape[-1]),
-            lse.reshape(*lse.shape[:-2], rows),
-        )
+    def step(sums: Any, at: Array) -> tuple[Any, tuple[Array, ...]]:
+        rows, parts = jax.checkpoint(body)(at)
+        return add(sums, parts, at), rows
+
+    sums, stacked = jax.lax.scan(step, sums, jnp.asarray(starts))
+    moved = [jnp.moveaxis(x, 0, -3) for x in stacked]
+    count = len(starts)
+    return sums, [
+        tuple(x.reshape(*x.shape[:-3], count * x.shape[-2], x.shape[-1]) for x in moved)
     ]
 
 
@@ -196,35 +192,6 @@ def sees_any(allowed: Array, bad: Array) -> Array:
     # Reducing takes a fifth of the time of all the rest, and mostly nothing is bad.
     nothing = jax.eval_shape(look)
     return jax.lax.cond(jnp.any(bad), look, lambda: jnp.zeros(nothing.shape, nothing.dtype))
-
-
-def sum_rows(
-    body: Callable[[int | Array], tuple[Any, Any]],
-    add: Callable[[Any, Any, int | Array], Any],
-    start: int,
-    count: int,
-    size: int,
-    sums: Any,
-    x: Array,
-) -> tuple[Any, list[tuple[Array, ...]]]:
-    if count == 1 or not isinstance(x, jax.core.Tracer):
-        collected = []
-        once = (
-            jax.checkpoint(body, static_argnums=0) if isinstance(x, jax.core.Tracer) else body
-        )
-        for i in range(start, start + count * size, size):
-            rows, parts = once(i)
-            sums = add(sums, parts, i)
-            collected.append(rows)
-        return sums, collected
-
-    def step(sums: Any, at: Array) -> tuple[Any, tuple[Array, ...]]:
-        rows, parts = jax.checkpoint(body)(at)
-        return add(sums, parts, at), rows
-
-    sums, stacked = jax.lax.scan(step, sums, start + size * jnp.arange(count))
-    moved = [jnp.moveaxis(x, 0, -3) for x in stacked]
-    return sums, [tuple(x.reshape(*x.shape[:-3], count * size, x.shape[-1]) for x in moved)]
 
 
 def add_block(x: Array, part: Array, row: int | Array, column: int | Array) -> Array:

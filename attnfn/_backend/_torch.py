@@ -13,6 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from .._typing import Array, Namespace
+from ._loop import Add, Body, Rows, loop
 
 __all__ = [
     "add_block",
@@ -38,7 +39,7 @@ __all__ = [
     "namespace",
     "native_kernel",
     "sees_any",
-    "sum_rows",
+    "unless_nonfinite",
     "variable",
     "with_gradient",
     "working_set",
@@ -85,6 +86,10 @@ def native_kernel(x: Array) -> ModuleType:  # noqa: ARG001
     from . import _torch_kernel
 
     return _torch_kernel
+
+
+def unless_nonfinite(trusting: Any, careful: Callable[..., T], problem: Any, /) -> T:  # noqa: ARG001
+    return careful(problem)
 
 
 def variable(n: int | Array) -> int | Array:
@@ -134,32 +139,16 @@ def sees_any(allowed: Array, bad: Array) -> Array:
     return (allowed & bad).any(dim=-1, keepdim=True)
 
 
-def map_rows(
-    body: Callable[[int | Array], tuple[Array, Array]],
-    start: int,
-    count: int,
-    size: int,
-    x: Array,  # noqa: ARG001 (JAX asks whether it is traced)
-) -> list[tuple[Array, Array]]:
-    body = _forgetful(body)
-    return [body(i) for i in range(start, start + count * size, size)]
-
-
-def sum_rows(
-    body: Callable[[int | Array], tuple[Any, Any]],
-    add: Callable[[Any, Any, int | Array], Any],
-    start: int,
-    count: int,
-    size: int,
-    sums: Any,
-    x: Array,  # noqa: ARG001 (JAX asks whether it is traced)
-) -> tuple[Any, list[tuple[Array, ...]]]:
-    body, collected = _forgetful(body), []
-    for i in range(start, start + count * size, size):
-        rows, parts = body(i)
-        sums = add(sums, parts, i)
-        collected.append(rows)
-    return sums, collected
+def map_rows(body: Body, add: Add, starts: range, sums: Any, x: Array) -> tuple[Any, Rows]:  # noqa: ARG001
+    # Checkpoints are for autograd alone. Under torch.func, and in a graph, rows are kept.
+    if is_transforming() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return loop(body, add, starts, sums)
+    # What a given function captured may have to be differentiated. The first rows tell.
+    sums, collected = loop(body, add, starts[:1], sums)
+    if any(x.requires_grad for rows in collected for x in rows):
+        body = partial(checkpoint, body, use_reentrant=False, preserve_rng_state=False)
+    sums, others = loop(body, add, starts[1:], sums)
+    return sums, collected + others
 
 
 def add_block(x: Array, part: Array, row: int, column: int) -> Array:
@@ -174,14 +163,6 @@ def add_block(x: Array, part: Array, row: int, column: int) -> Array:
         return x + torch.nn.functional.pad(part, (column, right, row, below))
     x[..., row : row + height, column : column + width] += part
     return x
-
-
-def _forgetful(body: Callable[[int | Array], T]) -> Callable[[int | Array], T]:
-    """Return a body of which autograd keeps nothing but the arguments."""
-    # Checkpoints are for autograd alone. Under torch.func, and in a graph, rows are kept.
-    if is_transforming() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return body
-    return partial(checkpoint, body, use_reentrant=False, preserve_rng_state=False)
 
 
 def is_transforming() -> bool:
