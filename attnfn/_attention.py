@@ -5,10 +5,10 @@ from typing import Any, Unpack
 from jaxtyping import Bool, Float, Integer
 
 from ._backend import full_precision
-from ._checks import agree, check_options, shape_of
+from ._checks import check_options
 from ._engines import choose_engine, engine_name
 from ._problem import AttentionProblem, describe
-from ._rows import weigh
+from ._rows import weigh, whole
 from ._scores import clean, score, with_nan
 from ._typing import (
     Array,
@@ -305,7 +305,7 @@ def attention_with_lse(
     compute = choose_engine(problem, engine)
     with full_precision(query):
         out, lse = compute(problem)
-    return _output(problem, out), _whole(problem, lse, problem.shape[:-1])
+    return _output(problem, out), whole(problem, lse, problem.shape[:-1])
 
 
 def attention_weights(
@@ -358,7 +358,7 @@ def attention_weights(
     check_options("attention_weights", options, WEIGHT_OPTIONS)
     problem = describe(query, key, (), **options)
     with full_precision(query):
-        return _whole(problem, weigh(clean(problem)), problem.shape)
+        return whole(problem, weigh(clean(problem)), problem.shape)
 
 
 def attention_scores(
@@ -411,7 +411,7 @@ def attention_scores(
     with full_precision(query):
         problem = clean(problem)
         values = with_nan(problem, score(problem))
-    return _whole(problem, values, problem.shape)
+    return whole(problem, values, problem.shape)
 
 
 def select_engine(
@@ -482,12 +482,5 @@ def select_engine(
 
 def _output(problem: AttentionProblem, out: Array) -> Array:
     """Give the output its full shape and the dtype of the query."""
-    out = _whole(problem, out, (*problem.shape[:-1], problem.v.shape[-1]))
+    out = whole(problem, out, (*problem.shape[:-1], problem.v.shape[-1]))
     return out if out.dtype == problem.q.dtype else problem.xp.astype(out, problem.q.dtype)
-
-
-def _whole(problem: AttentionProblem, x: Array, shape: tuple[int, ...]) -> Array:
-    """Write out the axes along which nothing has varied so far."""
-    own = shape_of(x)
-    is_whole = own == shape or (len(own) == len(shape) and all(map(agree, own, shape)))
-    return x if is_whole else problem.xp.broadcast_to(x, shape)

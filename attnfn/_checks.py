@@ -18,6 +18,7 @@ from ._typing import Array, Namespace
 
 __all__ = [
     "agree",
+    "check_able",
     "check_array",
     "check_bias_axes",
     "check_bias_dtype",
@@ -50,7 +51,6 @@ __all__ = [
     "check_modified_scores",
     "check_multiple",
     "check_namespace",
-    "check_native",
     "check_ndim",
     "check_one_batch",
     "check_one_device",
@@ -236,11 +236,11 @@ def check_choice(name: str, choice: Any, known: Sequence[str], /) -> None:
         raise ValueError(msg)
 
 
-def check_native(obstacle: str | None, /) -> None:
-    """Check that nothing keeps the library's own kernel from computing a problem."""
+def check_able(engine: str, obstacle: str | None, /) -> None:
+    """Check that nothing keeps an engine from computing a problem."""
     if obstacle is not None:
         msg = (
-            f"`engine` must be one that can do what is asked; 'native' cannot do {obstacle}. "
+            f"`engine` must be one that can do what is asked; {engine!r} cannot do {obstacle}. "
             f"Use 'auto' or 'dense'."
         )
         raise NotImplementedError(msg)

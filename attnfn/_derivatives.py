@@ -22,6 +22,7 @@ from ._checks import (
 from ._closed_forms import Differentials
 from ._numerics import cast
 from ._problem import AttentionProblem, describe
+from ._rows import whole
 from ._tiles import compute_jvp, compute_vjp
 from ._typing import Array, ArrayT, DerivativeOptions
 
@@ -296,11 +297,11 @@ def attention_jvp(
     tangent = _direction(problem, tangents, given)
     with full_precision(query):
         out, lse, d_out, d_lse = compute_jvp(problem, tangent)
-    dtype = query.dtype
+    out, d_out = (cast(x, query.dtype, xp=problem.xp) for x in (out, d_out))
     shape = (*problem.shape[:-1], value.shape[-1])
     return (
-        (_whole(problem, out, shape, dtype), _whole(problem, lse, shape[:-1], lse.dtype)),
-        (_whole(problem, d_out, shape, dtype), _whole(problem, d_lse, shape[:-1], lse.dtype)),
+        (whole(problem, out, shape), whole(problem, lse, shape[:-1])),
+        (whole(problem, d_out, shape), whole(problem, d_lse, shape[:-1])),
     )
 
 
@@ -345,9 +346,3 @@ def _as_given(problem: AttentionProblem, x: Array | None, like: Any, /) -> Any:
     if namespace(like) is None:
         return x
     return cast(problem.xp.reshape(x, like.shape), like.dtype, xp=problem.xp)
-
-
-def _whole(problem: AttentionProblem, x: Array, shape: tuple[int, ...], dtype: Any, /) -> Array:
-    """Write out the axes along which nothing has varied so far."""
-    x = x if tuple(x.shape) == shape else problem.xp.broadcast_to(x, shape)
-    return cast(x, dtype, xp=problem.xp)

@@ -3,12 +3,13 @@
 import math
 
 from ._backend import may_have_gradient
+from ._checks import agree, shape_of
 from ._numerics import softmax
 from ._problem import AttentionProblem
 from ._scores import Scores, bad_rows, check_trust, kept, product, score, sees
 from ._typing import Array
 
-__all__ = ["attend", "weigh"]
+__all__ = ["attend", "weigh", "whole"]
 
 
 def attend(problem: AttentionProblem) -> tuple[Array, Array]:
@@ -48,3 +49,10 @@ def _weights(problem: AttentionProblem, scores: Scores) -> tuple[Array, Array, A
         # gradient of the output is inf, the gradient of a weight must not be 0 * inf.
         weights = xp.where(scores.allowed, weights, 0.0)
     return weights, lse, is_bad
+
+
+def whole(problem: AttentionProblem, x: Array, shape: tuple[int, ...], /) -> Array:
+    """Write out the axes of a result along which nothing has varied so far."""
+    own = shape_of(x)
+    is_whole = own == shape or (len(own) == len(shape) and all(map(agree, own, shape)))
+    return x if is_whole else problem.xp.broadcast_to(x, shape)

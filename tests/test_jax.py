@@ -412,6 +412,16 @@ class TestWithoutData:
         )
         agree(program.call(*inputs), jax.jit(f)(*inputs))
 
+    def test_export_says_that_rows_of_an_unknown_number_are_not_cut(self, request):
+        if request.config.getoption("--jaxtyping-packages", None):
+            pytest.skip("to the shape checker a symbolic size is no int")
+        export = pytest.importorskip("jax.export")
+        x = jax.ShapeDtypeStruct((HEADS, *export.symbolic_shape("t"), 4), jnp.float64)
+        program = export.export(jax.jit(lambda x: af.attention(x, x, x, engine="blockwise")))
+
+        with pytest.raises(NotImplementedError, match="'blockwise' cannot do lengths that are"):
+            program(x)
+
     def test_debug_nans_finds_none(self):
         inputs, options = arrays(), every_option()
         options["mask"] = options["mask"].at[0].set(False)

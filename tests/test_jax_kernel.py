@@ -62,6 +62,25 @@ class TestOnAGpu:
         assert not to_numpy(out)[..., 2, :].any()
         assert np.isfinite(to_numpy(out)).all()
 
+    def test_keeps_nan_from_the_heads_that_may_not_see_it(self, xp):
+        query, key, value = (
+            xp.astype(x, xp.bfloat16) for x in arrays_of(xp, GROUPED, "float32")
+        )
+        mask = np.ones((1, 4, 1, 6), dtype=bool)
+        mask[:, 2:, :, 4] = False
+        value = value.at[:, 1, 4].set(xp.nan)
+
+        out = af.attention(
+            query,
+            key,
+            value,
+            mask=asarray(xp, mask),
+            compute_dtype=xp.bfloat16,
+            engine="native",
+        )
+
+        assert np.isfinite(to_numpy(out)).all()
+
     @pytest.mark.parametrize(
         ("names", "obstacle"),
         [(("softcap",), "`softcap`"), (("mask_function",), "a function given as `mask`")],

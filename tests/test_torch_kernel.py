@@ -236,6 +236,53 @@ class TestTransforms:
         torch.testing.assert_close(out, call(query, key, value))
         assert out.isfinite().all()
 
+    def test_compile_hides_a_key_from_the_head_that_may_not_see_it(self, xp):
+        query, key, value = arrays_of(xp, SHAPES["equal"])
+        mask = torch.ones(1, 3, 1, 11, dtype=torch.bool)
+        mask[:, 1, :, 9] = False
+        value[:, 1, 9, :] = key[:, 1, 9, :] = math.nan
+
+        def call(*arrays):
+            return af.attention(*arrays, mask=mask, engine="native")
+
+        out = torch.compile(call, backend="aot_eager", fullgraph=True)(query, key, value)
+
+        torch.testing.assert_close(out, call(query, key, value))
+        assert out.isfinite().all()
+
+    def test_compile_leaves_keys_after_all_queries_alone(self, xp):
+        query, key, value = arrays_of(xp, SHAPES["equal"])
+        value[..., 9, :] = key[..., 9, :] = math.nan
+
+        def call(*arrays):
+            return af.attention(*arrays, is_causal=True, q_offset=0, engine="native")
+
+        graph = torch.compile(call, backend="aot_eager", fullgraph=True)
+        out = graph(query[..., :6, :], key, value)
+
+        expected = af.attention(
+            query[..., :6, :],
+            key[..., :6, :],
+            value[..., :6, :],
+            is_causal=True,
+            engine="dense",
+        )
+        torch.testing.assert_close(out, expected)
+
+    def test_compile_shows_a_bad_key_that_a_bias_hides(self, xp):
+        query, key, value = arrays_of(xp, SHAPES["equal"])
+        key[..., 4, :] = math.nan
+        bias = torch.zeros(11, dtype=torch.float64)
+        bias[4] = -math.inf
+
+        def call(*arrays):
+            return af.attention(*arrays, bias=bias, engine="native")
+
+        out = torch.compile(call, backend="aot_eager", fullgraph=True)(query, key, value)
+
+        assert out.isnan().all()
+        assert call(query, key, value).isnan().all()
+
     @pytest.mark.parametrize("transform", ["vmap", "grad"])
     def test_of_torch_func_are_refused_by_name(self, xp, transform):
         arrays = arrays_of(xp, SHAPES["equal"])

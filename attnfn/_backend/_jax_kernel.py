@@ -54,8 +54,9 @@ def attention(problem: Any, definition: Any, /) -> tuple[Array, None]:
     bias = problem.bias
     if allowed is not None:
         allowed = _by_batch(allowed, batch, num_heads, q_len, kv_len)
-        # What no query may see is kept out, whatever it holds.
-        seen = jnp.any(allowed, axis=(1, 2))[:, :, None, None]
+        # What no query of a group may see is kept out, whatever it holds.
+        grouped = allowed.reshape(-1, problem.num_kv_heads, problem.group * q_len, kv_len)
+        seen = jnp.moveaxis(jnp.any(grouped, axis=2), 1, 2)[..., None]
         k, v = (jnp.where(seen, x, 0) for x in (k, v))
     out = jax.nn.dot_product_attention(
         q,

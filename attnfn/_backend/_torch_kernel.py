@@ -259,9 +259,9 @@ def _attend_unseen(definition: Any, problem: Any, /) -> Array:
     for part in _parts(definition, problem, size):
         q, k, v = _laid_out(part.problem, pads=False)
         if part.mask is not None:
-            seen = (part.mask > -math.inf).any(-2)
-            seen = seen.any(-2) if seen.ndim > 2 else seen
-            k, v = (torch.where(seen[..., None, :, None], x, 0.0) for x in (k, v))
+            allowed = definition.allowed(part.problem)
+            if allowed is not None:
+                k, v = (_without_hidden(part.problem, allowed, x) for x in (k, v))
         scale = part.problem.scale
         out = scaled_dot_product_attention(
             q, k, v, attn_mask=part.mask, is_causal=part.is_causal, scale=scale
@@ -289,7 +289,12 @@ def _parts(definition: Any, problem: Any, size: int | None, /) -> Iterator[_Part
         yield _Part(problem, slice(0, q_len), slice(0, kv_len), None, is_causal=False)
         return
     if problem.window == (None, 0) and type(shift) is int and shift == 0 and not is_masked:
-        yield _Part(problem, slice(0, q_len), slice(0, kv_len), None, is_causal=True)
+        if q_len < kv_len:
+            # The kernel would look at keys that no query sees, and hide them.
+            problem = definition.narrow(problem, (0, q_len), (0, q_len))
+        yield _Part(
+            problem, slice(0, q_len), slice(0, min(q_len, kv_len)), None, is_causal=True
+        )
         return
     if size is None or size >= q_len:
         size = q_len
@@ -357,19 +362,32 @@ def _mask(definition: Any, problem: Any, /) -> Array | None:
         mask = _as_term(allowed, problem.dtype)
     else:
         mask = bias if allowed is None else torch.where(allowed, bias, -math.inf)
+    return _for_scores(problem, mask)
+
+
+def _without_hidden(problem: Any, allowed: Array, x: Array, /) -> Array:
+    """Zero the keys, or the values, that no query of any head in the group may attend to."""
+    seen = _for_scores(problem, allowed).any(-2)
+    if problem.group > 1 and seen.ndim > 1:
+        seen = seen.any(-2, keepdim=True)
+    return torch.where(seen[..., None], x, 0.0)
+
+
+def _for_scores(problem: Any, x: Array, /) -> Array:
+    """Return what belongs to the scores in the kernel's layout: with two axes, or with four."""
     *batch, _, q_len, kv_len = _with_heads(problem.shape)
-    if mask.ndim < 3 or all(n == 1 for n in mask.shape[:-2]):
-        return mask.reshape(mask.shape[-2:] if mask.ndim > 1 else (1, -1)).expand(q_len, kv_len)
-    shape = (*[1] * (len(batch) + 3 - mask.ndim), *mask.shape)
+    if x.ndim < 3 or all(n == 1 for n in x.shape[:-2]):
+        return x.reshape(x.shape[-2:] if x.ndim > 1 else (1, -1)).expand(q_len, kv_len)
+    shape = (*[1] * (len(batch) + 3 - x.ndim), *x.shape)
     heads, group = shape[-3], problem.group
-    mask = mask.reshape(shape).expand(*batch, heads, q_len, kv_len)
+    x = x.reshape(shape).expand(*batch, heads, q_len, kv_len)
     if group == 1:
-        return mask.reshape(-1, heads, q_len, kv_len)
+        return x.reshape(-1, heads, q_len, kv_len)
     few = problem.num_kv_heads
     by_group = (few, group) if heads > 1 else (1, 1)
-    mask = mask.reshape(*batch, *by_group, q_len, kv_len)
-    mask = mask.expand(*batch, few, by_group[1], q_len, kv_len)
-    return mask.reshape(-1, by_group[1], q_len, kv_len)
+    x = x.reshape(*batch, *by_group, q_len, kv_len)
+    x = x.expand(*batch, few, by_group[1], q_len, kv_len)
+    return x.reshape(-1, by_group[1], q_len, kv_len)
 
 
 def _as_term(allowed: Array, dtype: Any, /) -> Array:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from .._backend import can_be_cut
-from .._checks import check_choice, check_native
+from .._checks import check_able, check_choice
 from .._problem import AttentionProblem
 from .._typing import Array, EngineName
 from . import blockwise, dense, native
@@ -18,7 +18,11 @@ ENGINES: dict[EngineName, Engine] = {
     "blockwise": blockwise.compute,
     "native": native.compute,
 }
-
+#: What keeps an engine from computing a problem, in words; "dense" can do everything.
+OBSTACLES: dict[str, Callable[[AttentionProblem], str | None]] = {
+    "blockwise": blockwise.obstacle,
+    "native": native.obstacle,
+}
 
 #: Scores of a head from which on it is worth while to have only some of them at a time.
 MANY_SCORES = 2**16
@@ -29,8 +33,9 @@ FEW_ROWS = 16
 def engine_name(problem: AttentionProblem, engine: EngineName, /) -> EngineName:
     """Return the engine asked for, or for "auto" the one that fits the problem."""
     check_choice("engine", engine, ("auto", *ENGINES))
-    if engine == "native":
-        check_native(native.obstacle(problem))
+    obstacle = OBSTACLES.get(engine)
+    if obstacle is not None:
+        check_able(engine, obstacle(problem))
     return _fitting(problem) if engine == "auto" else engine
 
 

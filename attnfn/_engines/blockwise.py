@@ -5,7 +5,13 @@ from .._problem import AttentionProblem
 from .._tiles import compute_by_rows, compute_vjp
 from .._typing import Array
 
-__all__ = ["compute"]
+__all__ = ["compute", "obstacle"]
+
+
+def obstacle(problem: AttentionProblem) -> str | None:
+    """Return why no rows of the problem can be cut, None if they can."""
+    is_known = all(type(n) is int for n in problem.shape)
+    return None if is_known else "lengths that are not known"
 
 
 def compute(problem: AttentionProblem) -> tuple[Array, Array]:

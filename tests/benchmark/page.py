@@ -20,6 +20,7 @@ nox -s bench -- --page
 ```
 
 at commit `{commit}` on {date}, on {cores} cores of {cpu}, with {versions}.
+{measured}
 Every run adds a line to `docs/benchmark/history.jsonl`, and says what became more than 15 % worse than in the line
 before it on the same machine.
 
@@ -90,6 +91,7 @@ def text(run):
     parts = {measure: markdown(results, measure) for measure in tables.MEASURES}
     return PAGE.format(
         commit=run["commit"],
+        measured=_measured(len(results)),
         date=run["date"],
         cores=run["machine"]["cores"],
         cpu=run["machine"]["cpu"],
@@ -176,3 +178,10 @@ def lengths_figure(run):
         axes.set_ylabel("ms")
     figure.tight_layout()
     return figure
+
+
+def _measured(count):
+    """Say it where not every case was measured."""
+    if count == len(CASES):
+        return "Every case was measured."
+    return f"**{count} of the {len(CASES)} cases were measured**; of the others there are no figures."
