@@ -1,5 +1,6 @@
 """Attention as pure functions, on any array that follows the Array API standard."""
 
+from ._analysis import attention_entropy, attention_rollout
 from ._attention import (
     attention,
     attention_scores,
@@ -31,7 +32,9 @@ __all__ = [
     "AttentionGradients",
     "MultiHeadAttentionParams",
     "attention",
+    "attention_entropy",
     "attention_jvp",
+    "attention_rollout",
     "attention_scores",
     "attention_vjp",
     "attention_weights",

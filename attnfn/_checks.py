@@ -57,6 +57,7 @@ __all__ = [
     "check_one_dtype",
     "check_one_library",
     "check_one_shape",
+    "check_one_square",
     "check_options",
     "check_pair",
     "check_pair_saved",
@@ -70,8 +71,10 @@ __all__ = [
     "check_same_names",
     "check_same_shape",
     "check_scale",
+    "check_share",
     "check_sizes_meet",
     "check_softcap",
+    "check_some_layers",
     "check_tangent_shape",
     "check_tangents",
     "check_unambiguous",
@@ -392,6 +395,13 @@ def check_dropout(dropout_mask: Any, dropout_rate: Any, /) -> None:
         raise ValueError(msg)
 
 
+def check_share(name: str, x: Any, /) -> None:
+    check_real(name, x)
+    if not 0 <= x <= 1:
+        msg = f"`{name}` must be in [0, 1]; got {x}."
+        raise ValueError(msg)
+
+
 def check_window(window_size: Any, /, *, is_needed: bool = False) -> None:
     if window_size is None and not is_needed:
         return
@@ -643,6 +653,31 @@ def check_one_batch(**arrays: Array) -> None:
             f"{_listed(f'`{name}`' for name in arrays)} must have the same axes before the "
             f"last; got shapes {_listed(str(shape_of(x)) for x in arrays.values())}."
         )
+        raise ValueError(msg)
+
+
+def check_one_square(**layers: Array) -> None:
+    """Check that weights of self-attention have one shape, but for their number of heads."""
+    shapes = [shape_of(x) for x in layers.values()]
+    for name, (*_, q_len, kv_len) in zip(layers, shapes, strict=True):
+        if not agree(q_len, kv_len):
+            msg = (
+                f"`{name}` must be square, the weights of self-attention; "
+                f"got q_len={q_len} and kv_len={kv_len}."
+            )
+            raise ValueError(msg)
+    first, *others = [(*shape[:-3], *shape[-2:]) for shape in shapes]
+    if any(len(own) != len(first) or not all(map(agree, own, first)) for own in others):
+        msg = (
+            f"{_listed(f'`{name}`' for name in layers)} must have one shape but for the "
+            f"number of heads (axis -3); got {_listed(map(str, shapes))}."
+        )
+        raise ValueError(msg)
+
+
+def check_some_layers(num_layers: int, /) -> None:
+    if num_layers == 0:
+        msg = "`weights` must hold one layer or more; got none."
         raise ValueError(msg)
 
 

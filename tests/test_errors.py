@@ -662,6 +662,56 @@ merge_attentions([floats(4, 3), foreign(floats(4, 3))], [floats(4)] * 2)
 TypeError: All arrays must come from one Array API library; `outs[0]` is a {kind}, `outs[1]` is a {foreign_kind}, `lses[0]` is a {kind}, `lses[1]` is a {kind}.
 """
 
+ANALYSIS = """
+attention_entropy([0.5, 0.5])
+TypeError: `weights` must be an array; got list. Make one with `asarray` of NumPy, JAX or PyTorch.
+
+attention_entropy(ints(2, 2))
+TypeError: `weights` must have a real floating dtype; got int64. Cast it to float32 first.
+
+attention_entropy(floats(4))
+ValueError: `weights` must have shape (..., num_heads, q_len, kv_len), with 2 or more axes; got shape (4,).
+
+attention_rollout([])
+ValueError: `weights` must hold one layer or more; got none.
+
+attention_rollout(floats(0, 1, 3, 3))
+ValueError: `weights` must hold one layer or more; got none.
+
+attention_rollout([floats(3, 3), None])
+TypeError: `weights[1]` must be an array; got None. Make one with `asarray` of NumPy, JAX or PyTorch.
+
+attention_rollout([floats(3, 3), single(floats(3, 3))])
+TypeError: `weights[0]` and `weights[1]` must share one dtype; got float64 and float32. …
+
+attention_rollout([floats(3, 3), foreign(floats(3, 3))])
+TypeError: All arrays must come from one Array API library; `weights[0]` is a {kind}, `weights[1]` is a {foreign_kind}.
+
+attention_rollout(ints(2, 3, 3))
+TypeError: `weights` must have a real floating dtype; got int64. Cast it to float32 first.
+
+attention_rollout(floats(3, 3))
+ValueError: `weights` must have shape (layers, ..., num_heads, length, length), with 3 or more axes; got shape (3, 3).
+
+attention_rollout([floats(3)])
+ValueError: `weights[0]` must have shape (..., num_heads, length, length), with 2 or more axes; got shape (3,).
+
+attention_rollout([floats(3, 3), floats(2, 4, 3)])
+ValueError: `weights[1]` must be square, the weights of self-attention; got q_len=4 and kv_len=3.
+
+attention_rollout([floats(1, 2, 3, 3), floats(2, 2, 3, 3)])
+ValueError: `weights[0]` and `weights[1]` must have one shape but for the number of heads (axis -3); got (1, 2, 3, 3) and (2, 2, 3, 3).
+
+attention_rollout([floats(3, 3), floats(2, 2, 2)])
+ValueError: `weights[0]` and `weights[1]` must have one shape but for the number of heads (axis -3); got (3, 3) and (2, 2, 2).
+
+attention_rollout([floats(3, 3)], residual=1.5)
+ValueError: `residual` must be in [0, 1]; got 1.5.
+
+attention_rollout([floats(3, 3)], residual="half")
+TypeError: `residual` must be a number; got 'half'.
+"""
+
 DERIVATIVES = """
 attention_vjp(query, key, value, outputs, engine="dense")
 TypeError: attention_vjp() has no option `engine`; it takes bias, compute_dtype, dropout_mask, dropout_rate, is_causal, mask, q_offset, scale, score_mod, segment_ids, sinks, softcap and window_size.
@@ -1283,6 +1333,7 @@ EVERYWHERE = read(
     AXES_OF_SINKS_OFFSETS_AND_SEGMENTS,
     RESULTS_OF_FUNCTIONS,
     MERGING,
+    ANALYSIS,
     DERIVATIVES,
     MASK_MAKERS,
     HEADS,
