@@ -9,6 +9,7 @@ from ._attention import (
     select_engine,
 )
 from ._derivatives import AttentionGradients, attention_jvp, attention_vjp
+from ._feed_forward import FeedForwardParams, feed_forward, init_feed_forward
 from ._heads import combine_heads, merge_heads, project_heads, split_heads
 from ._masks import (
     causal_mask,
@@ -25,12 +26,15 @@ from ._multi_head import (
     multi_head_attention,
     multi_head_attention_weights,
 )
+from ._norms import NormParams, init_norm, layer_norm, rms_norm
 from ._parameters import flatten_params, unflatten_params
 from ._states import merge_attentions
 
 __all__ = [
     "AttentionGradients",
+    "FeedForwardParams",
     "MultiHeadAttentionParams",
+    "NormParams",
     "attention",
     "attention_entropy",
     "attention_jvp",
@@ -42,8 +46,12 @@ __all__ = [
     "causal_mask",
     "chunk_mask",
     "combine_heads",
+    "feed_forward",
     "flatten_params",
+    "init_feed_forward",
     "init_multi_head_attention",
+    "init_norm",
+    "layer_norm",
     "merge_attentions",
     "merge_heads",
     "multi_head_attention",
@@ -51,6 +59,7 @@ __all__ = [
     "padding_mask",
     "prefix_mask",
     "project_heads",
+    "rms_norm",
     "segment_mask",
     "select_engine",
     "sliding_window_mask",

@@ -8,6 +8,7 @@ from ._backend import (
     describe_kind,
     device,
     has_dtype,
+    is_autocasting,
     is_bool,
     is_integer,
     is_real,
@@ -19,6 +20,8 @@ from ._typing import Array, Namespace
 __all__ = [
     "agree",
     "check_able",
+    "check_activated",
+    "check_activation",
     "check_array",
     "check_bias_axes",
     "check_bias_dtype",
@@ -31,6 +34,7 @@ __all__ = [
     "check_dropout",
     "check_dtype",
     "check_dtype_exists",
+    "check_epsilon",
     "check_equal_sizes",
     "check_exact_ndim",
     "check_exact_shape",
@@ -44,8 +48,11 @@ __all__ = [
     "check_head_dim",
     "check_head_split",
     "check_integer",
+    "check_keep_mask",
+    "check_kind_of_params",
     "check_kv_heads",
     "check_leaf",
+    "check_leaves",
     "check_mask_axes",
     "check_mask_dtype",
     "check_modified_scores",
@@ -62,6 +69,7 @@ __all__ = [
     "check_pair",
     "check_pair_saved",
     "check_params",
+    "check_partners",
     "check_parts",
     "check_path",
     "check_primals",
@@ -78,6 +86,7 @@ __all__ = [
     "check_tangent_shape",
     "check_tangents",
     "check_unambiguous",
+    "check_weights",
     "check_window",
     "dtype_name",
     "is_absent",
@@ -203,6 +212,18 @@ def check_one_dtype(**arrays: Array) -> None:
         raise TypeError(msg)
 
 
+def check_weights(**arrays: Array) -> Namespace:
+    """Check what features and their weights must have in common; return their namespace."""
+    given = {name: x for name, x in arrays.items() if not is_absent(x)}
+    xp = check_one_library(**given)
+    check_one_device(**given)
+    check_floating(xp=xp, **given)
+    # Under torch.autocast a half meets float32 weights, and the library settles it.
+    if not any(map(is_autocasting, given.values())):
+        check_one_dtype(**given)
+    return xp
+
+
 def check_mask_dtype(name: str, x: Array, /, *, xp: Namespace) -> None:
     hint = " True marks a weight that is kept."
     if name.startswith("mask"):
@@ -236,6 +257,23 @@ def check_options(function: str, given: Collection[str], known: Collection[str],
 def check_choice(name: str, choice: Any, known: Sequence[str], /) -> None:
     if not isinstance(choice, str) or choice not in known:
         msg = f"`{name}` must be one of {', '.join(map(repr, known))}; got {choice!r}."
+        raise ValueError(msg)
+
+
+def check_activation(activation: Any, known: Sequence[str], /) -> None:
+    if not callable(activation) and activation not in known:
+        names = ", ".join(map(repr, known))
+        msg = (
+            f"`activation` must be one of {names}, or a function of one array; "
+            f"got {_shown(activation)}. SwiGLU is 'silu' with parameters that have a w_gate."
+        )
+        raise ValueError(msg)
+
+
+def check_epsilon(epsilon: Any, /) -> None:
+    check_real("epsilon", epsilon)
+    if not 0 <= epsilon < math.inf:
+        msg = f"`epsilon` must be 0 or more, and finite; got {epsilon}."
         raise ValueError(msg)
 
 
@@ -635,6 +673,19 @@ def check_exact_shape(
         raise ValueError(msg)
 
 
+def check_keep_mask(
+    name: str, x: Array, shape: tuple[int, ...], /, *, xp: Namespace, layout: str
+) -> None:
+    """Check a dropout mask of features: their axes, each the same or 1."""
+    check_mask_dtype(name, x, xp=xp)
+    own = shape_of(x)
+    if len(own) != len(shape) or not all(
+        n == 1 or agree(n, m) for n, m in zip(own, shape, strict=True)
+    ):
+        msg = f"`{name}` must have shape {layout}, here {shape}, or 1 in its place; got {own}."
+        raise ValueError(msg)
+
+
 def check_one_shape(**arrays: Array) -> None:
     shapes = [shape_of(x) for x in arrays.values()] or [()]
     if any(len(own) != len(shapes[0]) or not all(map(agree, own, shapes[0])) for own in shapes):
@@ -709,6 +760,33 @@ def check_params(params: Any, /, *, needs_value: bool) -> None:
             f"{'w_qkv' if is_fused else 'w_q'}."
         )
         raise ValueError(msg)
+
+
+def check_kind_of_params(name: str, params: Any, kind: type, /) -> None:
+    """Check that parameters have the names of a kind, and are arrays or absent."""
+    fields = getattr(kind, "_fields", ())
+    if getattr(params, "_fields", None) != fields:
+        got = "None" if params is None else describe_kind(params)
+        msg = f"`{name}` must be {kind.__name__}; got {got}."
+        raise TypeError(msg)
+
+
+def check_leaves(name: str, params: Any, /, *, needed: Collection[str] = ()) -> None:
+    """Check that those parameters that are needed are there, and that all are arrays."""
+    for leaf, x in params._asdict().items():
+        if leaf in needed and is_absent(x):
+            msg = f"`{name}` must hold {_listed(needed)}; missing: {leaf}."
+            raise ValueError(msg)
+        if not is_absent(x):
+            check_leaf(f"{name}.{leaf}", x)
+
+
+def check_partners(name: str, params: Any, /, **partners: str) -> None:
+    """Check that no parameter is there without another that it belongs to."""
+    for leaf, other in partners.items():
+        if is_absent(getattr(params, other)) and not is_absent(getattr(params, leaf)):
+            msg = f"`{name}` must hold {other} where it holds {leaf}; got {leaf} alone."
+            raise ValueError(msg)
 
 
 def check_fused_heads(num_heads: int, total: int, /) -> None:
@@ -838,6 +916,18 @@ def check_modified_scores(x: Any, scores: Array, /, *, xp: Namespace) -> None:
         msg = (
             f"`score_mod` must return scores of the shape it was given, "
             f"{shape_of(scores)}; got shape {shape_of(x)}."
+        )
+        raise ValueError(msg)
+
+
+def check_activated(x: Any, given: Array, /, *, xp: Namespace) -> None:
+    """Check what a function given as `activation` returned."""
+    check_one_library(x=given, **{"activation(x)": x})
+    check_floating(xp=xp, **{"activation(x)": x})
+    if len(x.shape) != len(given.shape) or not all(map(agree, x.shape, given.shape)):
+        msg = (
+            f"`activation` must return an array of the shape it was given, "
+            f"{shape_of(given)}; got shape {shape_of(x)}."
         )
         raise ValueError(msg)
 

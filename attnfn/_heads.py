@@ -4,18 +4,15 @@ from typing import TypeAlias
 
 from jaxtyping import Float, Shaped
 
-from ._backend import is_autocasting
 from ._checks import (
     check_divides,
     check_exact_ndim,
     check_exact_shape,
-    check_floating,
     check_integer,
     check_ndim,
-    check_one_device,
-    check_one_dtype,
     check_one_library,
     check_sizes_meet,
+    check_weights,
     is_absent,
 )
 from ._typing import Array, ArrayT, Namespace
@@ -237,7 +234,7 @@ def combine_heads(
 
 def project(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
     """Do what `project_heads` does; `names` are those of the arguments in an error."""
-    xp = _check_weights(x, weight, bias, names)
+    xp = check_weights(**dict(zip(names, (x, weight, bias), strict=True)))
     check_ndim(names[0], x, 2, "(..., length, model_dim)")
     check_exact_ndim(names[1], weight, 3, "(model_dim, num_heads, head_dim)")
     model_dim, num_heads, head_dim = weight.shape
@@ -251,7 +248,7 @@ def project(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
 
 def combine(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
     """Do what `combine_heads` does; `names` are those of the arguments in an error."""
-    xp = _check_weights(x, weight, bias, names)
+    xp = check_weights(**dict(zip(names, (x, weight, bias), strict=True)))
     check_ndim(names[0], x, 3, "(..., num_heads, length, value_dim)")
     check_exact_ndim(names[1], weight, 3, "(num_heads, value_dim, model_dim)")
     num_heads, value_dim, model_dim = weight.shape
@@ -262,20 +259,6 @@ def combine(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
         check_exact_shape(names[2], bias, [(model_dim,)], "(model_dim,)")
         out = out + bias
     return out
-
-
-def _check_weights(x: Array, weight: Array, bias: Array, names: Names, /) -> Namespace:
-    """Check what `x` and its weights must have in common; return their namespace."""
-    arrays = {
-        name: x for name, x in zip(names, (x, weight, bias), strict=True) if not is_absent(x)
-    }
-    xp = check_one_library(**arrays)
-    check_one_device(**arrays)
-    check_floating(xp=xp, **arrays)
-    # Under torch.autocast a half meets float32 weights, and the library settles it.
-    if not is_autocasting(x):
-        check_one_dtype(**arrays)
-    return xp
 
 
 def _swapped(x: Array, /, *, xp: Namespace) -> Array:

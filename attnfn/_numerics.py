@@ -8,6 +8,7 @@ from ._typing import Array, Namespace
 
 __all__ = [
     "cast",
+    "computed_in",
     "exponentials",
     "finite_vectors",
     "nonfinite_vectors",
@@ -20,6 +21,13 @@ __all__ = [
 def cast(x: Array, dtype: Any, /, *, xp: Namespace) -> Array:
     """Return `x` in `dtype`, itself if that is what it has."""
     return x if x.dtype == dtype else xp.astype(x, dtype)
+
+
+def computed_in(dtype: Any, /, *, xp: Namespace) -> Any:
+    """Return the dtype to compute in: float32 for halves, else their own."""
+    if dtype in (xp.float32, xp.float64):
+        return dtype
+    return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
 
 
 def nonfinite_vectors(x: Array, /, *, xp: Namespace) -> Array | None:

@@ -16,10 +16,11 @@ from ._checks import (
     check_rng,
     check_same_names,
     check_same_shape,
+    is_absent,
 )
 from ._typing import Array, Namespace
 
-__all__ = ["Initialiser", "flatten_params", "unflatten_params"]
+__all__ = ["Initialiser", "Maker", "flatten_params", "unflatten_params"]
 
 Params = TypeVar("Params")
 
@@ -155,7 +156,31 @@ def _children(node: Any, /) -> dict[str, Any] | None:
     return None
 
 
-class Initialiser:
+class Maker:
+    """Makes parameters of a library, of arrays of NumPy's."""
+
+    def __init__(self, *, xp: Namespace | None, dtype: Any, device: Any) -> None:
+        if xp is not None:
+            check_namespace(xp)
+        self.device = device
+        self.xp = numpy_namespace if xp is None else xp
+        self.dtype = self.xp.float32 if dtype is None else dtype
+        check_floating_dtype("dtype", self.dtype, xp=self.xp)
+
+    def zeros(self, shape: tuple[int, ...], /) -> Any:
+        """Return what a bias begins with."""
+        return numpy_namespace.zeros(shape)
+
+    def ones(self, shape: tuple[int, ...], /) -> Any:
+        """Return what a factor begins with."""
+        return numpy_namespace.ones(shape)
+
+    def finished(self, x: Any, /) -> Array:
+        """Turn NumPy's array into a parameter; what is absent stays so."""
+        return x if is_absent(x) else from_numpy(x, self.xp, self.dtype, self.device)
+
+
+class Initialiser(Maker):
     """Draws matrices, the same ones on every library: in float64 by NumPy, then rounded."""
 
     def __init__(
@@ -163,12 +188,8 @@ class Initialiser:
     ) -> None:
         check_choice("init", init, INITS)
         check_rng(rng, numpy_generator)
-        if xp is not None:
-            check_namespace(xp)
-        self.init, self.rng, self.device = init, rng, device
-        self.xp = numpy_namespace if xp is None else xp
-        self.dtype = self.xp.float32 if dtype is None else dtype
-        check_floating_dtype("dtype", self.dtype, xp=self.xp)
+        super().__init__(xp=xp, dtype=dtype, device=device)
+        self.init, self.rng = init, rng
 
     def matrix(self, fan_in: int, fan_out: int, /) -> Any:
         """Draw a (fan_in, fan_out) matrix of NumPy's."""
@@ -187,11 +208,3 @@ class Initialiser:
     def joined(self, *xs: Any) -> Any:
         """Lay the heads of several weights side by side."""
         return numpy_namespace.concat(xs, axis=1)
-
-    def zeros(self, shape: tuple[int, ...], /) -> Any:
-        """Return what a bias begins with."""
-        return numpy_namespace.zeros(shape)
-
-    def finished(self, x: Any, /) -> Array:
-        """Turn NumPy's array into a parameter."""
-        return from_numpy(x, self.xp, self.dtype, self.device)

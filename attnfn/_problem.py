@@ -36,7 +36,7 @@ from ._checks import (
     is_absent,
     shape_of,
 )
-from ._numerics import cast
+from ._numerics import cast, computed_in
 from ._typing import Array, Namespace, PositionFunction, ScoreFunction
 
 __all__ = [
@@ -396,9 +396,7 @@ def _compute_dtype(dtype: Any, asked: Any, /, *, xp: Namespace) -> Any:
     if asked is not None:
         check_floating_dtype("compute_dtype", asked, xp=xp)
         return asked
-    if dtype in (xp.float32, xp.float64):
-        return dtype
-    return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
+    return computed_in(dtype, xp=xp)
 
 
 def _scale(scale: Any, head_dim: int, dtype: Any, /, *, xp: Namespace) -> float | Array:

@@ -16,6 +16,7 @@ import numpy as np
 
 from .._typing import Array, Namespace
 from ._loop import Add, Body, Rows, loop
+from ._normal_cdf import normal_cdf_by_polynomial
 
 __all__ = [
     "add_block",
@@ -48,6 +49,7 @@ __all__ = [
     "namespace",
     "native_kernel",
     "no_complaints",
+    "normal_cdf",
     "numpy_generator",
     "numpy_namespace",
     "plain",
@@ -55,6 +57,7 @@ __all__ = [
     "row_sum",
     "scalar",
     "sees_any",
+    "sigmoid",
     "span_between",
     "transposed",
     "unless_nonfinite",
@@ -434,6 +437,21 @@ def exp_or_zero(x: Array, xp: Namespace) -> Array:
         return np.exp(x)
     library = _special_library(x)
     return xp.exp(x) if library is None else library.exp_or_zero(x)
+
+
+def sigmoid(x: Array, xp: Namespace) -> Array:
+    """Return 1 / (1 + exp(-x)), with derivatives of any order and without overflow."""
+    library = _special_library(x)
+    if library is not None:
+        return library.sigmoid(x)
+    exp = xp.exp(-xp.abs(x))
+    return xp.where(x < 0, exp, 1.0) / (1 + exp)
+
+
+def normal_cdf(x: Array, xp: Namespace) -> Array:
+    """Return the probability that a standard normal number is less than each of `x`."""
+    library = _special_library(x)
+    return normal_cdf_by_polynomial(x, xp) if library is None else library.normal_cdf(x)
 
 
 def may_have_gradient(x: Array) -> bool:

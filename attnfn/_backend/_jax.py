@@ -1,5 +1,6 @@
 """What is different about JAX."""
 
+import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +36,9 @@ __all__ = [
     "most_tiles",
     "namespace",
     "native_kernel",
+    "normal_cdf",
     "sees_any",
+    "sigmoid",
     "unless_nonfinite",
     "variable",
     "with_gradient",
@@ -214,6 +217,14 @@ def may_look_freely(*arrays: Array) -> bool:  # noqa: ARG001
 
 def exp_or_zero(x: Array) -> Array:
     return jnp.exp(x)
+
+
+def sigmoid(x: Array) -> Array:
+    return jax.lax.logistic(x)
+
+
+def normal_cdf(x: Array) -> Array:
+    return 0.5 * jax.lax.erfc(-math.sqrt(0.5) * x)
 
 
 def may_have_gradient(x: Array) -> bool:  # noqa: ARG001 (JAX does not tell)

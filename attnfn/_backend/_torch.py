@@ -38,7 +38,9 @@ __all__ = [
     "most_tiles",
     "namespace",
     "native_kernel",
+    "normal_cdf",
     "sees_any",
+    "sigmoid",
     "unless_nonfinite",
     "variable",
     "with_gradient",
@@ -213,6 +215,14 @@ def exp_or_zero(x: Array) -> Array:
         return torch.exp(x)
     # exp crawls over -inf, exp2 does not.
     return torch.exp2(torch.nn.functional.threshold(x, least, -math.inf) * LOG2_E)
+
+
+def sigmoid(x: Array) -> Array:
+    return torch.sigmoid(x)
+
+
+def normal_cdf(x: Array) -> Array:
+    return 0.5 * torch.special.erfc(-math.sqrt(0.5) * x)
 
 
 def may_have_gradient(x: Array) -> bool:
