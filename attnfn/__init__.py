@@ -10,6 +10,13 @@ from ._attention import (
 )
 from ._derivatives import AttentionGradients, attention_jvp, attention_vjp
 from ._feed_forward import FeedForwardParams, feed_forward, init_feed_forward
+from ._frequencies import (
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRoPEScaling,
+    YaRNScaling,
+)
 from ._heads import combine_heads, merge_heads, project_heads, split_heads
 from ._masks import (
     causal_mask,
@@ -28,13 +35,29 @@ from ._multi_head import (
 )
 from ._norms import NormParams, init_norm, layer_norm, rms_norm
 from ._parameters import flatten_params, unflatten_params
+from ._positions import (
+    alibi_bias,
+    alibi_slopes,
+    relative_position_bias,
+    relative_position_bucket,
+    sinusoidal_positions,
+)
+from ._rotary import apply_rotary, rotary_angles
 from ._states import merge_attentions
 
 __all__ = [
     "AttentionGradients",
+    "DynamicNTKScaling",
     "FeedForwardParams",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRoPEScaling",
     "MultiHeadAttentionParams",
     "NormParams",
+    "YaRNScaling",
+    "alibi_bias",
+    "alibi_slopes",
+    "apply_rotary",
     "attention",
     "attention_entropy",
     "attention_jvp",
@@ -59,9 +82,13 @@ __all__ = [
     "padding_mask",
     "prefix_mask",
     "project_heads",
+    "relative_position_bias",
+    "relative_position_bucket",
     "rms_norm",
+    "rotary_angles",
     "segment_mask",
     "select_engine",
+    "sinusoidal_positions",
     "sliding_window_mask",
     "split_heads",
     "token_padding_mask",

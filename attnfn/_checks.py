@@ -14,12 +14,14 @@ from ._backend import (
     is_real,
     library_name,
     namespace,
+    numpy_namespace,
 )
 from ._typing import Array, Namespace
 
 __all__ = [
     "agree",
     "check_able",
+    "check_above",
     "check_activated",
     "check_activation",
     "check_array",
@@ -36,8 +38,10 @@ __all__ = [
     "check_dtype_exists",
     "check_epsilon",
     "check_equal_sizes",
+    "check_even",
     "check_exact_ndim",
     "check_exact_shape",
+    "check_factors",
     "check_fits_positions",
     "check_flat",
     "check_floating",
@@ -72,13 +76,17 @@ __all__ = [
     "check_partners",
     "check_parts",
     "check_path",
+    "check_position_axes",
     "check_primals",
     "check_qkv_ndim",
     "check_real",
     "check_rng",
+    "check_rotary_axes",
     "check_same_names",
     "check_same_shape",
     "check_scale",
+    "check_scaled",
+    "check_scaling",
     "check_share",
     "check_sizes_meet",
     "check_softcap",
@@ -358,6 +366,57 @@ def check_real(name: str, x: Any, /, *, also: str = "") -> None:
     if not is_real(x):
         msg = f"`{name}` must be a number{also and f' or {also}'}; got {_shown(x)}."
         raise TypeError(msg)
+
+
+def check_above(name: str, x: Any, bound: float, /) -> None:
+    check_real(name, x)
+    if not bound < x < math.inf:
+        msg = f"`{name}` must be finite and greater than {bound}; got {x}."
+        raise ValueError(msg)
+
+
+def check_even(name: str, x: Any, /) -> None:
+    """Check a number of features that come in pairs."""
+    check_integer(name, x, least=2)
+    if x % 2:
+        msg = f"`{name}` must be even, since features come in pairs; got {x}."
+        raise ValueError(msg)
+
+
+def check_scaling(scaling: Any, /) -> None:
+    if not callable(scaling):
+        msg = (
+            f"`scaling` must be a function of (frequencies, length), such as "
+            f"LinearScaling(4.0); got {_shown(scaling)}."
+        )
+        raise TypeError(msg)
+
+
+def check_scaled(scaled: Any, n: int, /, **arrays: Array) -> tuple[Any, float]:
+    """Check what a scaling returned: so many frequencies, or an array of them, and a factor."""
+    if not isinstance(scaled, tuple | list) or len(scaled) != 2:
+        msg = (
+            f"`scaling` must return a pair (frequencies, attention_factor); "
+            f"got {_shown_kind(scaled)}."
+        )
+        raise TypeError(msg)
+    frequencies, factor = scaled
+    if isinstance(frequencies, tuple | list):
+        own: tuple[int, ...] = (len(frequencies),)
+    else:
+        if namespace(frequencies) is not numpy_namespace:
+            check_one_library(**arrays, **{"scaling(frequencies, length)": frequencies})
+        own = shape_of(frequencies)
+    if own[-1:] != (n,):
+        msg = f"`scaling` must return dim / 2 = {n} frequencies; got shape {own}."
+        raise ValueError(msg)
+    return frequencies, factor
+
+
+def check_factors(name: str, factors: Any, n: int, /) -> None:
+    if len(factors) != n:
+        msg = f"`{name}` must hold dim / 2 = {n} numbers; got {len(factors)}."
+        raise ValueError(msg)
 
 
 def check_pair(name: str, x: Any, /) -> None:
@@ -660,6 +719,40 @@ def _check_fits(name: str, own: tuple[int, ...], shape: tuple[int, ...], /) -> N
                 f"{hint if len(own) == 2 else ''}"
             )
             raise ValueError(msg)
+
+
+def check_rotary_axes(cos: Array, shape: tuple[int, ...], /) -> None:
+    """Check the axes of cosines and sines against those of what is to be turned."""
+    own = shape_of(cos)
+    if len(own) not in (2, len(shape)):
+        msg = (
+            f"`cos` and `sin` must have shape (length, dim / 2), or one axis for each of `x` "
+            f"{shape}; got shape {own}. Write cos[:, None] for (batch, length, dim / 2), which "
+            f"is what rotary_angles() gives for positions of shape (batch, length)."
+        )
+        raise ValueError(msg)
+    fits = all(
+        n == 1 or agree(n, wanted)
+        for n, wanted in zip(own[-2::-1], shape[-2::-1], strict=False)
+    )
+    if not fits or 2 * own[-1] > shape[-1]:
+        msg = (
+            f"`cos` and `sin` must have the length (axis -2) of `x`, at most half as many "
+            f"features (axis -1), and broadcast to it without enlarging it; "
+            f"got shape {own} for `x` of shape {shape}."
+        )
+        raise ValueError(msg)
+
+
+def check_position_axes(apart: Array, /) -> None:
+    """Check how far queries and keys are apart: an array with room for the axis of heads."""
+    own = shape_of(apart)
+    if len(own) < 2 or (len(own) > 2 and own[-3] != 1):
+        msg = (
+            f"`q_pos` and `kv_pos` must have shapes (q_len, 1) and (1, kv_len), or "
+            f"(*batch, 1, q_len, 1) and (*batch, 1, 1, kv_len); they broadcast to {own}."
+        )
+        raise ValueError(msg)
 
 
 def check_exact_shape(

@@ -6,7 +6,7 @@ all of them; the rest of attnfn is written against the Array API standard.
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, TypeVar
@@ -62,6 +62,8 @@ __all__ = [
     "transposed",
     "unless_nonfinite",
     "variable",
+    "vector",
+    "wide_float",
     "with_gradient",
     "working_set",
 ]
@@ -122,11 +124,13 @@ def _special_library(x: Any) -> ModuleType | None:
 
 
 def _special_namespace(xp: Namespace) -> ModuleType | None:
-    if array_api_compat.is_torch_namespace(xp):
+    # Not the resolver's questions, which go through lru_cache.
+    library = library_name(xp)
+    if library == "torch":
         from . import _torch
 
         return _torch
-    if array_api_compat.is_jax_namespace(xp):
+    if library == "jax":
         from . import _jax
 
         return _jax
@@ -179,6 +183,13 @@ def scalar(value: float, dtype: Any, xp: Namespace, device: Any) -> Array:
     if device is None:
         return xp.asarray(value, dtype=dtype)
     return xp.asarray(value, dtype=dtype, device=device)
+
+
+def vector(values: Sequence[float], dtype: Any, xp: Namespace, device: Any) -> Array:
+    """Return some numbers as an array of one axis."""
+    if device is None:
+        return xp.asarray(list(values), dtype=dtype)
+    return xp.asarray(list(values), dtype=dtype, device=device)
 
 
 def from_numpy(x: Array, xp: Namespace, dtype: Any, device: Any) -> Array:
@@ -466,6 +477,19 @@ def has_dtype(dtype: Any, xp: Namespace) -> bool:
     """Return whether arrays of `dtype` can exist: JAX may have float64 switched off."""
     library = _special_namespace(xp)
     return True if library is None else library.has_dtype(dtype)
+
+
+def wide_float(xp: Namespace, device: Any) -> Any:
+    """Return float64 where arrays can have it, else float32."""
+    library = _special_namespace(xp)
+    if library is not None:
+        return library.wide_float(device)
+    if xp is np:
+        return np.float64
+    # MLX has float64 on some devices, and cannot be asked.
+    info = getattr(xp, "__array_namespace_info__", None)
+    known = info().dtypes(device=device, kind="real floating") if info else {}
+    return known.get("float64", xp.float32)
 
 
 def is_bool(x: Any) -> bool:

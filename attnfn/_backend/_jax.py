@@ -41,6 +41,7 @@ __all__ = [
     "sigmoid",
     "unless_nonfinite",
     "variable",
+    "wide_float",
     "with_gradient",
     "working_set",
 ]
@@ -241,3 +242,7 @@ def full_precision(x: Array) -> AbstractContextManager[Any]:  # noqa: ARG001
 
 def has_dtype(dtype: Any) -> bool:
     return bool(jax.dtypes.canonicalize_dtype(dtype) == dtype)
+
+
+def wide_float(device: Any) -> Any:  # noqa: ARG001
+    return jnp.float64 if has_dtype(jnp.float64) else jnp.float32

@@ -43,6 +43,7 @@ __all__ = [
     "sigmoid",
     "unless_nonfinite",
     "variable",
+    "wide_float",
     "with_gradient",
     "working_set",
 ]
@@ -242,3 +243,8 @@ def full_precision(x: Array) -> AbstractContextManager[Any]:
 
 def has_dtype(dtype: Any) -> bool:  # noqa: ARG001 (the same question is asked of JAX)
     return True
+
+
+def wide_float(device: Any) -> Any:
+    # Apple's GPUs have no float64.
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
