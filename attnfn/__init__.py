@@ -8,6 +8,14 @@ from ._attention import (
     attention_with_lse,
     select_engine,
 )
+from ._block_params import (
+    DecoderBlockParams,
+    DecoderDropoutMasks,
+    EncoderBlockParams,
+    EncoderDropoutMasks,
+    init_decoder_block,
+    init_encoder_block,
+)
 from ._derivatives import AttentionGradients, attention_jvp, attention_vjp
 from ._feed_forward import FeedForwardParams, feed_forward, init_feed_forward
 from ._frequencies import (
@@ -18,6 +26,7 @@ from ._frequencies import (
     YaRNScaling,
 )
 from ._heads import combine_heads, merge_heads, project_heads, split_heads
+from ._layers import decoder_block, encoder_block
 from ._masks import (
     causal_mask,
     chunk_mask,
@@ -47,7 +56,11 @@ from ._states import merge_attentions
 
 __all__ = [
     "AttentionGradients",
+    "DecoderBlockParams",
+    "DecoderDropoutMasks",
     "DynamicNTKScaling",
+    "EncoderBlockParams",
+    "EncoderDropoutMasks",
     "FeedForwardParams",
     "LinearScaling",
     "Llama3Scaling",
@@ -69,8 +82,12 @@ __all__ = [
     "causal_mask",
     "chunk_mask",
     "combine_heads",
+    "decoder_block",
+    "encoder_block",
     "feed_forward",
     "flatten_params",
+    "init_decoder_block",
+    "init_encoder_block",
     "init_feed_forward",
     "init_multi_head_attention",
     "init_norm",

@@ -34,6 +34,7 @@ __all__ = [
     "check_distinct",
     "check_divides",
     "check_dropout",
+    "check_dropout_masks",
     "check_dtype",
     "check_dtype_exists",
     "check_epsilon",
@@ -59,6 +60,7 @@ __all__ = [
     "check_leaves",
     "check_mask_axes",
     "check_mask_dtype",
+    "check_memory",
     "check_modified_scores",
     "check_multiple",
     "check_namespace",
@@ -484,6 +486,29 @@ def check_dropout(dropout_mask: Any, dropout_rate: Any, /) -> None:
             "Pass the rate that the mask was drawn with; 0.0 means no rescaling."
         )
         raise ValueError(msg)
+    _check_dropout_rate(dropout_rate)
+
+
+def check_dropout_masks(dropout_masks: Any, dropout_rate: Any, kind: type, /) -> None:
+    if dropout_masks is None and dropout_rate is None:
+        return
+    if dropout_masks is None:
+        msg = (
+            f"`dropout_rate` needs `dropout_masks`; got dropout_rate={_shown(dropout_rate)} "
+            f"alone. Draw {kind.__name__} that are True with probability 1 - dropout_rate."
+        )
+        raise ValueError(msg)
+    check_kind_of_params("dropout_masks", dropout_masks, kind)
+    if dropout_rate is None:
+        msg = (
+            "`dropout_masks` need a `dropout_rate`; got None. "
+            "Pass the rate that the masks were drawn with; 0.0 means no rescaling."
+        )
+        raise ValueError(msg)
+    _check_dropout_rate(dropout_rate)
+
+
+def _check_dropout_rate(dropout_rate: Any, /) -> None:
     if not is_real(dropout_rate):
         msg = f"`dropout_rate` must be a number; got {_shown(dropout_rate)}."
         raise TypeError(msg)
@@ -766,16 +791,17 @@ def check_exact_shape(
         raise ValueError(msg)
 
 
-def check_keep_mask(
-    name: str, x: Array, shape: tuple[int, ...], /, *, xp: Namespace, layout: str
-) -> None:
+def check_keep_mask(name: str, x: Array, shape: tuple[int, ...], /, *, xp: Namespace) -> None:
     """Check a dropout mask of features: their axes, each the same or 1."""
     check_mask_dtype(name, x, xp=xp)
     own = shape_of(x)
     if len(own) != len(shape) or not all(
         n == 1 or agree(n, m) for n, m in zip(own, shape, strict=True)
     ):
-        msg = f"`{name}` must have shape {layout}, here {shape}, or 1 in its place; got {own}."
+        msg = (
+            f"`{name}` must have the shape of what is dropped, {shape}, where an axis may be "
+            f"1; got shape {own}."
+        )
         raise ValueError(msg)
 
 
@@ -872,6 +898,23 @@ def check_leaves(name: str, params: Any, /, *, needed: Collection[str] = ()) -> 
             raise ValueError(msg)
         if not is_absent(x):
             check_leaf(f"{name}.{leaf}", x)
+
+
+def check_memory(memory: Any, memory_mask: Any, cross_attention: Any, /) -> None:
+    """Check that a memory and the parameters that attend to it are there together."""
+    if memory is None:
+        if not is_absent(cross_attention):
+            msg = "`memory` must be given where `params` has a cross_attention; got None."
+            raise ValueError(msg)
+        if memory_mask is not None:
+            msg = "`memory_mask` needs a `memory`; got None. The mask of `x` is `mask`."
+            raise ValueError(msg)
+    elif is_absent(cross_attention):
+        msg = (
+            "`params` must have a cross_attention to attend to a `memory`; got none. "
+            "init_decoder_block makes one where has_cross_attention=True."
+        )
+        raise ValueError(msg)
 
 
 def check_partners(name: str, params: Any, /, **partners: str) -> None:

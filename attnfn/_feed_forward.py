@@ -272,7 +272,7 @@ def think(
         "hidden_dim",
         **{f"{name}.w_in": (params.w_in, 1), f"{name}.w_out": (params.w_out, 0)},
     )
-    hidden = dropped(hidden, dropout_mask, dropout_rate, mask_name, "(..., hidden_dim)")
+    hidden = dropped(hidden, dropout_mask, dropout_rate, mask_name)
     return affine(
         hidden, params.w_out, params.b_out, f"{name}.w_out", f"{name}.b_out", "hidden"
     )
@@ -293,16 +293,14 @@ def affine(
     return out
 
 
-def dropped(
-    x: Array, keep: Array | None, rate: float | None, name: str, layout: str, /
-) -> Array:
+def dropped(x: Array, keep: Array | None, rate: float | None, name: str, /) -> Array:
     """Set to zero what is not kept, and make the rest larger by as much."""
     if keep is None or is_absent(keep):
         return x
     assert rate is not None, "check_dropout has seen to it"
     xp = check_one_library(x=x, **{name: keep})
     check_one_device(x=x, **{name: keep})
-    check_keep_mask(name, keep, tuple(x.shape), xp=xp, layout=layout)
+    check_keep_mask(name, keep, tuple(x.shape), xp=xp)
     return xp.where(keep, x / (1.0 - float(rate)), 0.0)
 
 

@@ -8,12 +8,14 @@ __all__ = [
     "Array",
     "ArrayT",
     "AttentionOptions",
+    "BlockOptions",
     "DerivativeOptions",
     "EngineName",
     "Namespace",
     "PositionFunction",
     "ScoreFunction",
     "ScoreOptions",
+    "UnmaskedScoreOptions",
     "WeightOptions",
 ]
 
@@ -43,12 +45,10 @@ PositionFunction: TypeAlias = Callable[[Array, Array], Array]
 ScoreFunction: TypeAlias = Callable[[Array, Array, Array], Array]
 
 
-class ScoreOptions(TypedDict, total=False):
-    """Options that say what a score is."""
+class UnmaskedScoreOptions(TypedDict, total=False):
+    """Options that say what a score is, but for masks and order."""
 
-    mask: Array | PositionFunction | None
     bias: Array | PositionFunction | None
-    is_causal: bool
     window_size: tuple[int | None, int | None] | None
     q_offset: int | Array | None
     segment_ids: Array | tuple[Array, Array] | None
@@ -56,6 +56,13 @@ class ScoreOptions(TypedDict, total=False):
     softcap: float | None
     score_mod: ScoreFunction | None
     compute_dtype: Any
+
+
+class ScoreOptions(UnmaskedScoreOptions, total=False):
+    """Options that say what a score is."""
+
+    mask: Array | PositionFunction | None
+    is_causal: bool
 
 
 class WeightOptions(ScoreOptions, total=False):
@@ -74,4 +81,11 @@ class DerivativeOptions(WeightOptions, total=False):
 class AttentionOptions(DerivativeOptions, total=False):
     """And how to compute: every option of `attention`."""
 
+    engine: EngineName
+
+
+class BlockOptions(UnmaskedScoreOptions, total=False):
+    """Options of the attention in a block, but for masks, order and dropout."""
+
+    sinks: float | Array | None
     engine: EngineName

@@ -331,7 +331,7 @@ class TestErrors:
         keep = asarray(xp, np.ones((2, HIDDEN), dtype=bool))
         refused(
             ValueError,
-            r"`dropout_mask` must have shape \(\.\.\., hidden_dim\), here \(3, 7\)",
+            r"`dropout_mask` must have the shape of what is dropped, \(3, 7\)",
             dropout_mask=keep,
             dropout_rate=0.5,
         )
