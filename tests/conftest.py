@@ -83,6 +83,14 @@ def _few_rows_at_once(monkeypatch):
     monkeypatch.setattr("attnfn._tiles.MOST_ROWS", 2)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _what_jax_compiled_is_forgotten():
+    """Each compiled function maps memory, and Linux ends a process that has 65,530 maps."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
+
 @pytest.fixture
 def xp(request, monkeypatch):
     """An array namespace; `@pytest.mark.libraries("torch", "jax", reason=...)` narrows the choice."""

@@ -288,8 +288,10 @@ class TestModules:
 
         actual = torch.func.functional_call(self.module_of(params), flat, (x,))
 
-        expected = self.module_of(others)(x)
-        assert np.array_equal(to_numpy(actual), to_numpy(expected))
+        # Not bit for bit: what is not to be differentiated may be computed in another order.
+        expected = to_numpy(self.module_of(others)(x))
+        np.testing.assert_allclose(to_numpy(actual), expected, rtol=1e-6, atol=1e-6)
+        assert np.abs(to_numpy(self.module_of(params)(x)) - expected).max() > 0.1
 
     @with_torch
     def test_a_state_dict_goes_through_a_file(self, xp):
