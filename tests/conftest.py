@@ -1,6 +1,7 @@
 """The `xp` fixture: every test that asks for it runs once per array library."""
 
 import importlib
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -8,6 +9,13 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+#: JAX compiles whatever it meets, which is most of the time that the tests take. Its own passes
+#: stay as they are; the code that LLVM makes of them need not be fast.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 #: array_api_strict first: it refuses whatever the standard does not promise.
 LIBRARIES = {

@@ -1,5 +1,6 @@
 """What holds for any attention at all: laws, on shapes and options drawn by Hypothesis."""
 
+import functools
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from support import asarray, library_of, to_numpy
 import attnfn as af
 
 # The fixture is a namespace: nothing that one example could leave behind for the next.
-law = settings(
+many = settings(
     max_examples=50,
     deadline=None,
     derandomize=True,
@@ -23,7 +24,21 @@ law = settings(
         HealthCheck.too_slow,
     ],
 )
-draws = given(data=st.data())
+#: JAX compiles every operation of every example, and there is little that it alone does.
+few = settings(many, max_examples=10)
+
+
+def law(test):
+    """Draw what a test asks for: `many` examples, and `few` on JAX."""
+    by_many, by_few = (by(given(data=st.data())(test)) for by in (many, few))
+
+    @functools.wraps(test)
+    def run(self, xp):
+        (by_few if library_of(xp) == "jax" else by_many)(self, xp)
+
+    del run.__wrapped__  # pytest would ask for the data, too
+    return run
+
 
 #: JAX compiles every operation at every shape.
 FEW_SHAPES = (
@@ -87,7 +102,6 @@ class TestKeys:
     ORDERLESS = ("softcap", "sinks_per_head", "scale", "q_offset", "sinks_number")
 
     @law
-    @draws
     def test_have_no_order(self, xp, data):
         """Permuting keys and values together, and what is said about keys, changes nothing."""
         shapes, (query, key, value), options = data.draw(problems(xp, self.ORDERLESS))
@@ -109,7 +123,6 @@ class TestKeys:
         assert_agrees(permuted_lse, to_numpy(lse))
 
     @law
-    @draws
     def test_that_may_not_be_attended_to_need_not_be_there(self, xp, data):
         shapes, (query, key, value), options = data.draw(problems(xp, self.ORDERLESS))
         keep = data.draw(st.sets(st.integers(0, shapes.kv_len - 1)))
@@ -124,7 +137,6 @@ class TestKeys:
         assert_agrees(actual, to_numpy(af.attention(query, *parts, **options)))
 
     @law
-    @draws
     def test_in_parts_merge_to_the_whole(self, xp, data):
         shapes, (query, key, value), options = data.draw(
             problems(xp, ("mask_full", "bias_full", "softcap", "scale"))
@@ -151,7 +163,6 @@ class TestKeys:
 
 class TestWeights:
     @law
-    @draws
     def test_sum_to_one_or_to_zero(self, xp, data):
         among = [name for name in PAIRWISE if "sinks" not in name]
         _, (query, key, _), options = data.draw(problems(xp, among))
@@ -164,7 +175,6 @@ class TestWeights:
         assert set(np.round(total).reshape(-1)) <= {0.0, 1.0}
 
     @law
-    @draws
     def test_sum_to_less_beside_a_sink(self, xp, data):
         among = [name for name in PAIRWISE if "sinks" not in name]
         _, (query, key, value), options = data.draw(problems(xp, among))
@@ -178,7 +188,6 @@ class TestWeights:
         )
 
     @law
-    @draws
     def test_times_the_values_are_the_output(self, xp, data):
         shapes, (query, key, value), options = data.draw(problems(xp))
 
@@ -189,7 +198,6 @@ class TestWeights:
         assert_agrees(out, weights @ np.repeat(to_numpy(value), group, axis=-3))
 
     @law
-    @draws
     def test_are_the_exponentials_of_the_scores(self, xp, data):
         _, (query, key, value), options = data.draw(problems(xp))
 
@@ -207,7 +215,6 @@ class TestWeights:
 
 class TestOutput:
     @law
-    @draws
     def test_ignores_what_may_not_be_attended_to_even_if_nan(self, xp, data):
         among = [name for name in PAIRWISE if name != "bias_of_minus_inf"]
         shapes, (query, key, value), options = data.draw(problems(xp, among))
@@ -225,7 +232,6 @@ class TestOutput:
         assert not np.allclose(to_numpy(actual)[~blind], expected[~blind]) or blind.all()
 
     @law
-    @draws
     def test_lies_between_the_values(self, xp, data):
         among = [name for name in PAIRWISE if "sinks" not in name]
         shapes, (query, key, value), options = data.draw(problems(xp, among))
@@ -244,7 +250,6 @@ class TestOutput:
         assert (out[alive] <= greatest[alive] + 1e-12).all()
 
     @law
-    @draws
     def test_is_linear_in_the_values(self, xp, data):
         shapes, (query, key, value), options = data.draw(problems(xp, (*PAIRWISE, "dropout")))
         other = Make(xp, shapes, seed=3).floats(*shapes.value)
@@ -255,7 +260,6 @@ class TestOutput:
         assert_agrees(actual, 2 * parts[0] - parts[1])
 
     @law
-    @draws
     def test_of_a_query_depends_on_no_other_query(self, xp, data):
         """Rows of queries, and of what is said about them, are rows of the output."""
         shapes, (query, key, value), options = data.draw(
@@ -276,7 +280,6 @@ class TestOutput:
         assert_agrees(actual, expected[..., start:, :])
 
     @law
-    @draws
     def test_of_grouped_heads_is_that_of_repeated_keys(self, xp, data):
         shapes, (query, key, value), options = data.draw(problems(xp, (*PAIRWISE, "dropout")))
         group = shapes.query[-3] // shapes.key[-3]
@@ -289,7 +292,6 @@ class TestOutput:
 
 class TestShifts:
     @law
-    @draws
     def test_of_a_whole_row_move_the_lse_alone(self, xp, data):
         among = [name for name in PAIRWISE if "bias" not in name and "sinks" not in name]
         shapes, (query, key, value), options = data.draw(problems(xp, among))
@@ -302,7 +304,6 @@ class TestShifts:
         assert_agrees(lse, to_numpy(plain_lse) + to_numpy(shift)[..., 0])
 
     @law
-    @draws
     def test_of_all_positions_change_nothing_in_a_relative_function(self, xp, data):
         """Queries and keys moved together: the same window, in a cache with unseen keys in front."""
         _, (query, key, value), options = data.draw(problems(xp, ("softcap", "scale")))
@@ -330,7 +331,6 @@ def _before(x, length):
 
 class TestEquivalences:
     @law
-    @draws
     def test_scale_is_a_factor_of_the_query(self, xp, data):
         _, (query, key, value), options = data.draw(problems(xp))
         factor = data.draw(st.sampled_from([-2.0, 0.0, 0.25, 3.0]))
@@ -341,7 +341,6 @@ class TestEquivalences:
         assert_agrees(actual, to_numpy(expected))
 
     @law
-    @draws
     def test_great_softcap_is_none(self, xp, data):
         among = [name for name in PAIRWISE if name != "softcap"]
         _, (query, key, value), options = data.draw(problems(xp, among))
@@ -352,7 +351,6 @@ class TestEquivalences:
         np.testing.assert_allclose(to_numpy(actual), to_numpy(expected), atol=1e-12)
 
     @law
-    @draws
     def test_great_negative_sink_is_none(self, xp, data):
         among = [name for name in PAIRWISE if "sinks" not in name]
         _, (query, key, value), options = data.draw(problems(xp, among))
@@ -364,7 +362,6 @@ class TestEquivalences:
         assert_agrees(lse, to_numpy(plain_lse))
 
     @law
-    @draws
     def test_sink_is_one_more_key_with_value_zero(self, xp, data):
         shapes, (query, key, value), options = data.draw(problems(xp, ("softcap", "scale")))
         sink = data.draw(st.sampled_from([-2.0, 0.5, 3.0]))
@@ -380,7 +377,6 @@ class TestEquivalences:
         assert_agrees(lse, to_numpy(expected[1]))
 
     @law
-    @draws
     def test_functions_are_the_arrays_they_would_fill(self, xp, data):
         shapes, arrays, options = data.draw(
             problems(xp, ("mask_function", "bias_function", "dropout_function", "softcap"))
@@ -396,7 +392,6 @@ class TestEquivalences:
         assert_agrees(actual, to_numpy(af.attention(*arrays, **filled)))
 
     @law
-    @draws
     def test_bias_of_minus_infinity_is_a_mask(self, xp, data):
         among = [name for name in PAIRWISE if "bias" not in name and "mask" not in name]
         shapes, arrays, options = data.draw(problems(xp, among))
@@ -411,7 +406,6 @@ class TestEquivalences:
         assert_agrees(lse, to_numpy(masked_lse))
 
     @law
-    @draws
     def test_batch_entries_are_attended_to_one_by_one(self, xp, data):
         shapes, arrays, options = data.draw(problems(xp, ("softcap", "causal", "scale")))
         if not shapes.batch:
