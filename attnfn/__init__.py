@@ -16,7 +16,9 @@ from ._block_params import (
     init_decoder_block,
     init_encoder_block,
 )
+from ._classifier import ClassifierParams, classifier, cls_pool, init_classifier, mean_pool
 from ._derivatives import AttentionGradients, attention_jvp, attention_vjp
+from ._embeddings import EmbeddingParams, embedding, init_embedding, learned_positions
 from ._feed_forward import FeedForwardParams, feed_forward, init_feed_forward
 from ._frequencies import (
     DynamicNTKScaling,
@@ -56,9 +58,11 @@ from ._states import merge_attentions
 
 __all__ = [
     "AttentionGradients",
+    "ClassifierParams",
     "DecoderBlockParams",
     "DecoderDropoutMasks",
     "DynamicNTKScaling",
+    "EmbeddingParams",
     "EncoderBlockParams",
     "EncoderDropoutMasks",
     "FeedForwardParams",
@@ -81,17 +85,24 @@ __all__ = [
     "attention_with_lse",
     "causal_mask",
     "chunk_mask",
+    "classifier",
+    "cls_pool",
     "combine_heads",
     "decoder_block",
+    "embedding",
     "encoder_block",
     "feed_forward",
     "flatten_params",
+    "init_classifier",
     "init_decoder_block",
+    "init_embedding",
     "init_encoder_block",
     "init_feed_forward",
     "init_multi_head_attention",
     "init_norm",
     "layer_norm",
+    "learned_positions",
+    "mean_pool",
     "merge_attentions",
     "merge_heads",
     "multi_head_attention",

@@ -37,6 +37,7 @@ __all__ = [
     "check_dropout_masks",
     "check_dtype",
     "check_dtype_exists",
+    "check_embedding_sizes",
     "check_epsilon",
     "check_equal_sizes",
     "check_even",
@@ -93,6 +94,8 @@ __all__ = [
     "check_sizes_meet",
     "check_softcap",
     "check_some_layers",
+    "check_some_position",
+    "check_table_length",
     "check_tangent_shape",
     "check_tangents",
     "check_unambiguous",
@@ -914,6 +917,32 @@ def check_memory(memory: Any, memory_mask: Any, cross_attention: Any, /) -> None
             "`params` must have a cross_attention to attend to a `memory`; got none. "
             "init_decoder_block makes one where has_cross_attention=True."
         )
+        raise ValueError(msg)
+
+
+def check_embedding_sizes(num_tokens: Any, max_length: Any, /) -> None:
+    if num_tokens is None and max_length is None:
+        msg = "`num_tokens` or `max_length` must be given, or both; got None for each."
+        raise ValueError(msg)
+    for name, n in (("num_tokens", num_tokens), ("max_length", max_length)):
+        if n is not None:
+            check_integer(name, n, least=1)
+
+
+def check_table_length(name: str, table: Array, length: int, offset: int, /) -> None:
+    if offset + length > table.shape[0]:
+        where = f" from position {offset} on" if offset else ""
+        msg = (
+            f"`{name}` must have a row for each position; got {table.shape[0]} rows for "
+            f"{length} positions{where}. Learned positions have an end: cut the sequence, or "
+            f"use sinusoidal_positions or apply_rotary."
+        )
+        raise ValueError(msg)
+
+
+def check_some_position(x: Array, /) -> None:
+    if x.shape[-2] == 0:
+        msg = f"`x` must have 1 position or more (axis -2); got shape {shape_of(x)}."
         raise ValueError(msg)
 
 

@@ -31,8 +31,10 @@ from ._parameters import Initialiser
 from ._typing import Array, ArrayT, Namespace
 
 __all__ = [
+    "ACTIVATIONS",
     "Activation",
     "FeedForwardParams",
+    "activated",
     "affine",
     "dropped",
     "feed_forward",
@@ -40,7 +42,9 @@ __all__ = [
     "think",
 ]
 
-Activation: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "silu"] | Callable[[Array], Array]
+Activation: TypeAlias = (
+    Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"] | Callable[[Array], Array]
+)
 
 
 class FeedForwardParams(NamedTuple):
@@ -196,7 +200,7 @@ def feed_forward(
         The weights, in the dtype of `x`.
     x : array, shape (..., model_dim)
         Features of each position, real floating.
-    activation : {"relu", "gelu", "gelu_tanh", "silu"} or function of an array, optional
+    activation : {"relu", "gelu", "gelu_tanh", "silu", "tanh"} or function of an array, optional
         "gelu" is :math:`x \Phi(x)` with the exact distribution function of the normal
         distribution [3]_, "gelu_tanh" its approximation by a tanh, "silu"
         :math:`x / (1 + e^{-x})`. Those with a name are computed in float32 for halves; a
@@ -260,14 +264,14 @@ def think(
 
     hidden = affine(x, params.w_in, params.b_in, f"{name}.w_in", f"{name}.b_in")
     if is_absent(params.w_gate):
-        hidden = _activated(hidden, activation)
+        hidden = activated(hidden, activation)
     else:
         gate = affine(x, params.w_gate, params.b_gate, f"{name}.w_gate", f"{name}.b_gate")
         check_sizes_meet(
             "hidden_dim",
             **{f"{name}.w_in": (params.w_in, 1), f"{name}.w_gate": (params.w_gate, 1)},
         )
-        hidden = _activated(gate, activation) * hidden
+        hidden = activated(gate, activation) * hidden
     check_sizes_meet(
         "hidden_dim",
         **{f"{name}.w_in": (params.w_in, 1), f"{name}.w_out": (params.w_out, 0)},
@@ -304,7 +308,7 @@ def dropped(x: Array, keep: Array | None, rate: float | None, name: str, /) -> A
     return xp.where(keep, x / (1.0 - float(rate)), 0.0)
 
 
-def _activated(x: Array, activation: Activation, /) -> Array:
+def activated(x: Array, activation: Activation, /) -> Array:
     xp = check_one_library(x=x)
     if callable(activation):
         out = activation(x)
@@ -332,4 +336,8 @@ def silu(x: Array, xp: Namespace, /) -> Array:
     return x * sigmoid(x, xp)
 
 
-ACTIVATIONS = {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}
+def tanh(x: Array, xp: Namespace, /) -> Array:
+    return xp.tanh(x)
+
+
+ACTIVATIONS = {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "tanh": tanh}

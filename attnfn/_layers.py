@@ -82,7 +82,7 @@ def encoder_block(
     is_pre_norm : bool, optional
         Whether the norms come before attention and feed-forward, as in GPT-2 and Llama,
         instead of after the residual, as in BERT. Default: False.
-    activation : {"relu", "gelu", "gelu_tanh", "silu"} or function of an array, optional
+    activation : {"relu", "gelu", "gelu_tanh", "silu", "tanh"} or function of an array, optional
         As in `feed_forward`. Default: "relu".
     norm : {"layer", "rms"}, optional
         `layer_norm` or `rms_norm`. Default: "layer".
@@ -207,7 +207,7 @@ def decoder_block(
     is_pre_norm : bool, optional
         Whether the norms come before attention and feed-forward instead of after the
         residual. Default: False.
-    activation : {"relu", "gelu", "gelu_tanh", "silu"} or function of an array, optional
+    activation : {"relu", "gelu", "gelu_tanh", "silu", "tanh"} or function of an array, optional
         As in `feed_forward`. Default: "relu".
     norm : {"layer", "rms"}, optional
         `layer_norm` or `rms_norm`. Default: "layer".
