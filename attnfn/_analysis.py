@@ -21,7 +21,7 @@ from ._checks import (
 from ._numerics import cast
 from ._typing import Array, ArrayT, Namespace
 
-__all__ = ["attention_entropy", "attention_rollout", "with_residual"]
+__all__ = ["attention_entropy", "attention_rollout", "layers_of", "mixing"]
 
 LAYOUT = "(..., num_heads, length, length)"
 
@@ -162,25 +162,17 @@ def attention_rollout(
            [0.75, 0.25, 0.  ],
            [0.25, 0.5 , 0.25]])
     """
-    check_share("residual", residual)
-    layers, xp = _layers(weights)
-    mixed = (with_residual(_mean_over_heads(x, xp=xp), residual, xp=xp) for x in layers)
+    layers, xp = layers_of(weights, residual)
+    mixed = (mixing(x, residual, xp=xp) for x in layers)
     rollout = reduce(lambda below, layer: layer @ below, mixed)
     return cast(rollout, layers[0].dtype, xp=xp)
 
 
-def with_residual(weights: Array, residual: float, /, *, xp: Namespace) -> Array:
-    """Mix the connection around a layer into its weights; rows then add up to 1, or to 0."""
-    w = cast(weights, _wide(weights, xp=xp), xp=xp)
-    pos = arange(w.shape[-1], xp, device_of(w))
-    mixed = (1 - residual) * w
-    mixed = xp.where(pos[:, None] == pos[None, :], mixed + residual, mixed)
-    total = xp.sum(mixed, axis=-1, keepdims=True)
-    return mixed / xp.where(total == 0, 1.0, total)
-
-
-def _layers(weights: Array | Sequence[Array], /) -> tuple[list[Array], Namespace]:
-    """Return the weights of each layer, checked, and their namespace."""
+def layers_of(
+    weights: Array | Sequence[Array], residual: float, /
+) -> tuple[list[Array], Namespace]:
+    """Check what a rollout is made of; return the weights of each layer, and a namespace."""
+    check_share("residual", residual)
     is_list = isinstance(weights, list | tuple)
     given = (
         {f"weights[{i}]": x for i, x in enumerate(weights)} if is_list else {"weights": weights}
@@ -201,10 +193,17 @@ def _layers(weights: Array | Sequence[Array], /) -> tuple[list[Array], Namespace
     return list(given.values()), xp
 
 
-def _mean_over_heads(weights: Array, /, *, xp: Namespace) -> Array:
+def mixing(weights: Array, residual: float, /, *, xp: Namespace) -> Array:
+    """Return what each state takes from each of the layer's inputs: rows of 1, or of 0."""
     w = cast(weights, _wide(weights, xp=xp), xp=xp)
-    # No heads pass nothing on: a sum of 0, not a mean of nothing.
-    return xp.sum(w, axis=-3) / max(w.shape[-3], 1) if w.ndim > 2 else w
+    if w.ndim > 2:
+        # No heads pass nothing on: a sum of 0, not a mean of nothing.
+        w = xp.sum(w, axis=-3) / max(w.shape[-3], 1)
+    pos = arange(w.shape[-1], xp, device_of(w))
+    w = (1 - residual) * w
+    w = xp.where(pos[:, None] == pos[None, :], w + residual, w)
+    total = xp.sum(w, axis=-1, keepdims=True)
+    return w / xp.where(total == 0, 1.0, total)
 
 
 def _wide(x: Array, /, *, xp: Namespace) -> Any:
