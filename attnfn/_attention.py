@@ -235,8 +235,7 @@ def attention(
         compute_dtype=compute_dtype,
     )
     compute = choose_engine(problem, engine)
-    with full_precision(query):
-        out, _ = compute(problem)
+    out, _ = compute(problem)
     return _output(problem, out)
 
 
@@ -303,8 +302,7 @@ def attention_with_lse(
     engine = chosen.pop("engine", "auto")
     problem = describe(query, key, value, wants_lse=True, **chosen)
     compute = choose_engine(problem, engine)
-    with full_precision(query):
-        out, lse = compute(problem)
+    out, lse = compute(problem)
     return _output(problem, out), whole(problem, lse, problem.shape[:-1])
 
 

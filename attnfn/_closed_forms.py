@@ -187,19 +187,22 @@ def _attended(
 ) -> _Attended:
     xp = problem.xp
     scores, before_bias = score_before_bias(problem)
-    exp, sink_exp, total, lse, is_empty = exponentials(scores.values, problem.sinks, xp=xp)
+    row = exponentials(scores.values, problem.sinks, xp=xp)
+    lse = row.lse(xp=xp)
     if saved is None:
-        factor = 1.0 / total
-        is_bad_lse, is_bad_out = _bad_rows(problem, scores, is_empty)
+        factor = 1.0 / row.total
+        is_bad_lse, is_bad_out = _bad_rows(problem, scores, row.empty)
     else:
-        factor, is_bad_lse, is_bad_out = _from_saved(total, lse, *saved, xp=xp)
+        factor, is_bad_lse, is_bad_out = _from_saved(row.total, lse, *saved, xp=xp)
     # Only a bias can hide what is allowed.
     live = scores.allowed if problem.bias is None else scores.values != -math.inf
     slope = None
     if problem.softcap is not None:
         bent = before_bias / problem.softcap
         slope = _live_part(live, 1.0 - bent * bent, xp=xp)
-    return _Attended(exp, sink_exp, factor, lse, slope, live, is_empty, is_bad_lse, is_bad_out)
+    return _Attended(
+        row.exp, row.sink_exp, factor, lse, slope, live, row.empty, is_bad_lse, is_bad_out
+    )
 
 
 def _bad_rows(

@@ -1,18 +1,18 @@
 """The steps in which a careless order would lose digits or make NaN."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-from ._backend import constant, exp_or_zero, known_finite, row_max, row_sum
+from ._backend import constant, exp_or_zero, is_small, known_finite, row_max, row_sum
 from ._typing import Array, Namespace
 
 __all__ = [
+    "Exponentials",
     "cast",
     "computed_in",
     "exponentials",
     "finite_vectors",
     "nonfinite_vectors",
-    "softmax",
     "sum_to",
     "without",
 ]
@@ -50,23 +50,45 @@ def without(x: Array, bad: Array | None, /, *, xp: Namespace) -> Array:
     return x if bad is None else xp.where(bad[..., None], 0.0, x)
 
 
-def softmax(
-    scores: Array, sinks: Array | None, /, *, xp: Namespace
-) -> tuple[Array, Array, Array | bool]:
-    """
-    Return the weights of each row of scores, its lse, and whether it is empty.
+#: In a small call nothing is subtracted from a row whose peak is no farther from 0. It is each
+#: row's own affair: whatever another one holds, not a bit of its weights is different.
+NEAR = 40.0
+
+
+class Exponentials(NamedTuple):
+    """Rows of scores, and their sinks, relative to the greatest of each row.
 
     A row in which every score is -inf is empty: its weights are zeros, sink or no sink.
     False instead of an array says that no row is.
     """
-    exp, _, total, lse, empty = exponentials(scores, sinks, xp=xp)
-    return exp / total, lse, empty
+
+    exp: Array  # of the scores: the weights, times the total
+    sink_exp: Array | None  # (..., q_len, 1), as all that follows
+    total: Array
+    peak: Array  # what was subtracted
+    empty: Array | bool
+    nothing: Array | bool  # rows that are empty, and have no sink
+
+    def lse(self, *, xp: Namespace) -> Array:
+        """Return the log-sum-exp of each row."""
+        lse = xp.log(self.total) + self.peak
+        return _replaced(lse, self.nothing, -math.inf, xp=xp)
 
 
 def exponentials(
-    scores: Array, sinks: Array | None, /, *, xp: Namespace
-) -> tuple[Array, Array | None, Array, Array, Array | bool]:
-    """Return what the weights are of scores and sinks over their total; then the same."""
+    scores: Array, sinks: Array | None, /, *, xp: Namespace, bound: float = math.inf
+) -> Exponentials:
+    """Return the weights of scores and sinks before they are divided by their total.
+
+    No score but -inf is farther from 0 than the `bound`.
+    """
+    has_near_peaks = sinks is None and is_small(scores)
+    if has_near_peaks and bound <= NEAR:
+        exp = xp.exp(scores)
+        total = row_sum(exp, xp)
+        empty = False if xp.count_nonzero(total) == total.size else total == 0.0
+        total = _replaced(total, empty, 1.0, xp=xp)
+        return Exponentials(exp, None, total, 0.0, empty, empty)
     if 0 in scores.shape:
         peak = xp.sum(scores, axis=-1, keepdims=True) - math.inf
     else:
@@ -77,16 +99,17 @@ def exponentials(
         nothing = _lowest(peak)
     # A row of -inf has peak -inf, and -inf - -inf is NaN.
     peak = _replaced(peak, nothing, 0.0, xp=xp)
+    if has_near_peaks:
+        peak = xp.where(xp.abs(peak) <= NEAR, 0.0, peak)
 
     exp = exp_or_zero(scores - peak, xp)
     total = row_sum(exp, xp)
     sink_exp = None if sinks is None else xp.exp(sinks - peak)
     if sink_exp is not None:
         total = total + sink_exp
-    # Whatever is not empty holds exp(peak - peak), so only nothing at all adds up to 0.
+    # The peak's own exponential is no zero, so only nothing at all adds up to 0.
     total = _replaced(total, nothing, 1.0, xp=xp)
-    lse = _replaced(xp.log(total) + peak, nothing, -math.inf, xp=xp)
-    return exp, sink_exp, total, lse, empty
+    return Exponentials(exp, sink_exp, total, peak, empty, nothing)
 
 
 def sum_to(x: Array, shape: tuple[int, ...], /, *, xp: Namespace) -> Array:

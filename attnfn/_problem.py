@@ -87,8 +87,12 @@ class AttentionProblem(NamedTuple):
     @property
     def is_of_arrays(self) -> bool:
         """Whether no function has to be asked, which would want to see every head."""
-        functions = (self.mask, self.bias, self.score_mod, self.dropout_mask)
-        return not any(callable(f) for f in functions)
+        return not (
+            callable(self.mask)
+            or callable(self.bias)
+            or callable(self.score_mod)
+            or callable(self.dropout_mask)
+        )
 
     @property
     def uses_positions(self) -> bool:
@@ -123,8 +127,7 @@ def describe(
     wants_lse: bool = False,
 ) -> AttentionProblem:
     """Validate the arguments of one call and normalise them."""
-    # One question in place of many, which a small call would feel. Not `mask is bias is None`:
-    # torch.compile cannot tell whether one function is another.
+    # Not `mask is bias is None`: torch.compile cannot tell whether one function is another.
     is_plain = (
         mask is None
         and bias is None
@@ -138,16 +141,18 @@ def describe(
         and dropout_mask is None
         and dropout_rate is None
     )
+    if is_plain and compute_dtype is None:
+        problem = _at_a_glance(query, key, value, is_causal, wants_lse)
+        if problem is not None:
+            return problem
 
     arrays = {"query": query, "key": key}
     if not is_absent(value):
         arrays["value"] = value
     segments = _segment_pair(segment_ids)
-    options = {}
-    if not is_plain:
-        terms = {"mask": mask, "bias": bias, "dropout_mask": dropout_mask}
-        numbers = {"q_offset": q_offset, "scale": scale, "sinks": sinks}
-        options = _array_options(terms, numbers) | segments
+    terms = {"mask": mask, "bias": bias, "dropout_mask": dropout_mask}
+    numbers = {"q_offset": q_offset, "scale": scale, "sinks": sinks}
+    options = _array_options(terms, numbers) | segments
     xp = _library(arrays, options)
     shape, num_kv_heads, group = _shapes(arrays, xp=xp)
     dtype = _compute_dtype(query.dtype, compute_dtype, xp=xp)
@@ -168,7 +173,7 @@ def describe(
         }
         check_unambiguous(by_position, *shape[-2:])
 
-    problem = AttentionProblem(
+    return AttentionProblem(
         xp=xp,
         q=query,
         k=key,
@@ -180,10 +185,6 @@ def describe(
         scale=_scale(scale, query.shape[-1], dtype, xp=xp),
         window=_window(window_size, bool(is_causal)),
         wants_lse=wants_lse,
-    )
-    if is_plain:
-        return problem
-    return problem._replace(
         score_mod=score_mod,
         softcap=None if softcap is None else float(softcap),
         bias=_term("bias", bias, shape, dtype, xp=xp),
@@ -193,6 +194,41 @@ def describe(
         sinks=_sinks(sinks, shape, dtype, xp=xp, like=query),
         dropout_mask=_term("dropout_mask", dropout_mask, shape, dtype, xp=xp),
         keep_rate=1.0 if dropout_rate is None else 1.0 - float(dropout_rate),
+    )
+
+
+def _at_a_glance(
+    query: Array, key: Array, value: Array, is_causal: Any, wants_lse: bool, /
+) -> AttentionProblem | None:
+    """Return the problem of a call without options where none of the checks would complain.
+
+    Most calls are such, and a small one would feel the many questions. None: ask them.
+    """
+    if type(query) is not type(key) or type(query) is not type(value):
+        return None
+    xp = namespace(query)
+    if xp is None or not _is_plain(query, key, value, xp=xp):
+        return None
+    shape = (*shape_of(query)[:-1], key.shape[-2])
+    head_dim = query.shape[-1]
+    if head_dim == 0 or (
+        is_causal is not False and (is_causal is not True or shape[-2] != shape[-1])
+    ):
+        return None
+    if xp is not numpy_namespace:
+        check_one_device(query=query, key=key, value=value)
+    return AttentionProblem(
+        xp,
+        query,
+        key,
+        value,
+        shape,
+        1 if len(shape) < 3 else shape[-3],
+        1,
+        query.dtype,
+        1 / math.sqrt(head_dim),
+        (None, 0 if is_causal else None),
+        wants_lse=wants_lse,
     )
 
 

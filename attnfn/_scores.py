@@ -6,7 +6,7 @@ Every engine calls `score`; none has an opinion of its own on masks, caps or bia
 import math
 from typing import Any, NamedTuple
 
-from ._backend import arange, device, known_finite, namespace, sees_any, transposed
+from ._backend import arange, device, known_bound, known_finite, namespace, sees_any, transposed
 from ._checks import (
     agree,
     check_fits_positions,
@@ -45,6 +45,7 @@ class Scores(NamedTuple):
 
     values: Array  # (*batch, num_heads, q_len, kv_len), -inf where hidden
     allowed: Array | None  # bool, broadcasts to `values`; None: every query sees every key
+    bound: float = math.inf  # no value but -inf is known to be farther from 0
 
 
 def clean(problem: AttentionProblem) -> AttentionProblem:
@@ -67,19 +68,30 @@ def clean(problem: AttentionProblem) -> AttentionProblem:
 
 def trust(problem: AttentionProblem) -> AttentionProblem:
     """Cast what is to be multiplied, and take it to be finite until `check_trust` says no."""
-    xp = problem.xp
-    q, k, v = (cast(x, problem.dtype, xp=xp) for x in (problem.q, problem.k, problem.v))
-    return problem._replace(q=q * problem.scale, k=k, v=v, is_trusted=True)
+    xp, q, k, v, *rest, _ = problem
+    if q.dtype != problem.dtype:
+        q, k, v = (cast(x, problem.dtype, xp=xp) for x in (q, k, v))
+    # `_replace` takes as long as a small product.
+    return AttentionProblem._make((xp, q * problem.scale, k, v, *rest, True))
 
 
 class NotFiniteError(Exception):
     """Says that a problem that was trusted has to be cleaned."""
 
 
-def check_trust(problem: AttentionProblem, product: Array, /) -> None:
-    """Look at the product of what was taken to be finite: a NaN or an inf shows in it."""
-    if problem.is_trusted and not known_finite(product):
+def check_trust(problem: AttentionProblem, product: Array, /) -> float:
+    """Look at the product of what was taken to be finite: a NaN or an inf shows in it.
+
+    Return what no number in it is farther from 0 than; inf if that is not known.
+    """
+    if not problem.is_trusted:
+        return math.inf
+    bound = known_bound(product)
+    if bound < math.inf:
+        return bound
+    if not known_finite(product):
         raise NotFiniteError
+    return math.inf
 
 
 def score(problem: AttentionProblem) -> Scores:
@@ -93,7 +105,7 @@ def score_before_bias(problem: AttentionProblem) -> tuple[Scores, Array]:
     at = _positions(problem) if problem.uses_positions else ()
     allowed = allowed_of(problem, at)
     s = product(problem, problem.q, transposed(problem.k, xp))
-    check_trust(problem, s)
+    bound = check_trust(problem, s)
 
     if problem.score_mod is not None:
         # What is hidden may have overflowed, and the function may multiply it by itself.
@@ -103,10 +115,10 @@ def score_before_bias(problem: AttentionProblem) -> tuple[Scores, Array]:
         s = _capped(s, problem.softcap, keep_inf=problem.score_mod is not None, xp=xp)
     before = s
     if problem.bias is not None:
-        s = s + _term(problem, "bias", at)
+        s, bound = s + _term(problem, "bias", at), math.inf
     if allowed is not None:
         s = xp.where(allowed, s, -math.inf)
-    return Scores(s, allowed), before
+    return Scores(s, allowed, bound), before
 
 
 def sees(scores: Scores, bad_keys: Array | None, /, *, xp: Namespace) -> Array | bool:
@@ -129,7 +141,7 @@ def bad_rows(problem: AttentionProblem, scores: Scores, empty: Array | bool, /) 
 
 def with_nan(problem: AttentionProblem, scores: Scores, /) -> Array:
     """Return the scores with NaN at what is not finite and may be seen."""
-    values, allowed = scores
+    values, allowed, _ = scores
     for bad in (problem.bad_queries, problem.bad_keys):
         if bad is not None:
             where = bad if allowed is None else bad & allowed
@@ -201,11 +213,16 @@ def positions(
     """
     q_pos = arange(q_len, xp, where)[:, None]
     kv_pos = arange(kv_len, xp, where)[None, :]
-    if namespace(q_offset) is not None:
-        q_offset = xp.astype(q_offset, q_pos.dtype)
-    elif isinstance(q_offset, int):
+    if isinstance(q_offset, int):
         check_fits_positions(q_offset, q_pos.dtype, xp=xp)
-    return q_pos + q_offset, kv_pos + kv_start
+    elif namespace(q_offset) is not None:
+        q_offset = xp.astype(q_offset, q_pos.dtype)
+    return _moved(q_pos, q_offset), _moved(kv_pos, kv_start)
+
+
+def _moved(positions: Array, by: Any, /) -> Array:
+    # Adding nothing takes as long as making the positions.
+    return positions if isinstance(by, int) and by == 0 else positions + by
 
 
 def within_window(
@@ -216,7 +233,7 @@ def within_window(
     if left is not None:
         inside = kv_pos >= q_pos - _reach(left, q_pos.dtype, xp=xp)
     if right is not None:
-        before_end = kv_pos <= q_pos + _reach(right, q_pos.dtype, xp=xp)
+        before_end = kv_pos <= _moved(q_pos, _reach(right, q_pos.dtype, xp=xp))
         inside = before_end if inside is None else inside & before_end
     return inside
 

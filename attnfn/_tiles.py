@@ -51,6 +51,7 @@ PIECES = 4
 
 def compute_by_rows(problem: AttentionProblem, /) -> tuple[Array, Array]:
     """Return the output and the lse, both in the compute dtype."""
+    problem = problem._replace(wants_lse=True)
     # What a function captured may have changed by the next call.
     return compiled(_compute, problem) if problem.is_of_arrays else _compute(problem)
 

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -38,6 +39,8 @@ __all__ = [
     "is_bool",
     "is_integer",
     "is_real",
+    "is_small",
+    "known_bound",
     "known_finite",
     "library_name",
     "map_heads",
@@ -48,7 +51,6 @@ __all__ = [
     "most_tiles",
     "namespace",
     "native_kernel",
-    "no_complaints",
     "normal_cdf",
     "numpy_generator",
     "numpy_namespace",
@@ -140,11 +142,16 @@ def _special_namespace(xp: Namespace) -> ModuleType | None:
 def native_kernel(x: Array) -> ModuleType | None:
     """Return the module of the library's own kernel: `supports` and `attention`."""
     if isinstance(x, np.ndarray):
-        from . import _numpy_kernel
-
-        return _numpy_kernel
+        return _kernel_of_ours()
     library = _special_library(x)
     return None if library is None else library.native_kernel(x)
+
+
+@cache
+def _kernel_of_ours() -> ModuleType:
+    from . import _numpy_kernel
+
+    return _numpy_kernel
 
 
 def library_name(xp: Namespace) -> str:
@@ -279,6 +286,8 @@ def unless_nonfinite(
 
 def can_be_cut(problem: Any, /) -> bool:
     """Return whether rows of a problem can be computed a few at a time, and had better be."""
+    if isinstance(problem.q, np.ndarray):
+        return True
     if not all(type(n) is int for n in problem.shape):
         return False
     library = _special_library(problem.q)
@@ -358,16 +367,16 @@ def clipped(x: Array, least: int, most: int) -> Array | None:
 
 def row_max(x: Array, xp: Namespace) -> Array:
     """Return the greatest number of each row (axis -1), and keep the axis."""
-    # NumPy's functions take twice as long as its methods where arrays are small.
+    # NumPy's functions take twice as long as this where arrays are small.
     if isinstance(x, np.ndarray):
-        return x.max(axis=-1, keepdims=True)
+        return np.maximum.reduce(x, axis=-1, keepdims=True)
     return xp.max(x, axis=-1, keepdims=True)
 
 
 def row_sum(x: Array, xp: Namespace) -> Array:
     """Return the sum of each row (axis -1), and keep the axis."""
     if isinstance(x, np.ndarray):
-        return x.sum(axis=-1, keepdims=True)
+        return np.add.reduce(x, axis=-1, keepdims=True)
     return xp.sum(x, axis=-1, keepdims=True)
 
 
@@ -394,18 +403,18 @@ def constant(x: Array) -> Array:
     return x if library is None else library.constant(x)
 
 
-def full_precision(x: Array) -> AbstractContextManager[Any]:
-    """Return a context in which float32 means float32 and a weight may round to zero."""
+def full_precision(x: Array, *, is_trusted: bool = False) -> AbstractContextManager[Any]:
+    """Return a context in which float32 means float32 and a weight may round to zero.
+
+    Of what is trusted to be finite it is looked at later whether it was, and nothing is said.
+    """
     if isinstance(x, np.ndarray):
+        if is_trusted:
+            return np.errstate(all="ignore")
         # A score far below the row's greatest: the difference may be -inf, the weight 0.
         return np.errstate(over="ignore", under="ignore")
     library = _special_library(x)
     return _QUIET if library is None else library.full_precision(x)
-
-
-def no_complaints(x: Array) -> AbstractContextManager[Any]:
-    """Return a context in which numbers that are not finite make no warning."""
-    return np.errstate(invalid="ignore") if isinstance(x, np.ndarray) else _QUIET
 
 
 def is_autocasting(x: Array) -> bool:
@@ -421,11 +430,21 @@ def known_finite(x: Array) -> bool:
     trace, or wait for a device.
     """
     if isinstance(x, np.ndarray):
-        # A sum of squares is finite only if every number is. It may overflow though all are.
-        flat = x.ravel("K")
-        return math.isfinite(flat.dot(flat)) or bool(np.isfinite(x).all())
+        return math.isfinite(known_bound(x)) or bool(np.isfinite(x).all())
     library = _special_library(x)
     return False if library is None else library.known_finite(x)
+
+
+def known_bound(x: Array) -> float:
+    """Return what no number in `x` is farther from 0 than, NaN or inf if that is not known.
+
+    As with `known_finite`, only NumPy's arrays are asked.
+    """
+    if not isinstance(x, np.ndarray):
+        return math.inf
+    # A sum of squares is finite only if every number is. It may overflow though all are.
+    flat = x.ravel("K")
+    return math.sqrt(flat.dot(flat))
 
 
 def may_look(*arrays: Array) -> bool:
@@ -463,6 +482,11 @@ def normal_cdf(x: Array, xp: Namespace) -> Array:
     """Return the probability that a standard normal number is less than each of `x`."""
     library = _special_library(x)
     return normal_cdf_by_polynomial(x, xp) if library is None else library.normal_cdf(x)
+
+
+def is_small(x: Array) -> bool:
+    """Return whether calls of NumPy take longest, not what they do to the numbers in `x`."""
+    return isinstance(x, np.ndarray) and x.size <= SMALL
 
 
 def may_have_gradient(x: Array) -> bool:

@@ -32,11 +32,13 @@ FEW_ROWS = 16
 
 def engine_name(problem: AttentionProblem, engine: EngineName, /) -> EngineName:
     """Return the engine asked for, or for "auto" the one that fits the problem."""
+    if isinstance(engine, str) and engine == "auto":
+        return _fitting(problem)
     check_choice("engine", engine, ("auto", *ENGINES))
     obstacle = OBSTACLES.get(engine)
     if obstacle is not None:
         check_able(engine, obstacle(problem))
-    return _fitting(problem) if engine == "auto" else engine
+    return engine
 
 
 def _fitting(problem: AttentionProblem, /) -> EngineName:

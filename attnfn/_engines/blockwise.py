@@ -1,6 +1,6 @@
 """A few rows at a time: memory that grows with the length, not with its square."""
 
-from .._backend import with_gradient
+from .._backend import full_precision, with_gradient
 from .._problem import AttentionProblem
 from .._tiles import compute_by_rows, compute_vjp
 from .._typing import Array
@@ -16,10 +16,11 @@ def obstacle(problem: AttentionProblem) -> str | None:
 
 def compute(problem: AttentionProblem) -> tuple[Array, Array]:
     """Return the output and the lse, both in the compute dtype."""
-    if not problem.is_of_arrays:
-        # What a function captured may have to be differentiated: by ordinary operations.
-        return compute_by_rows(problem)
-    return with_gradient(compute_by_rows, _gradients, problem)
+    with full_precision(problem.q):
+        if not problem.is_of_arrays:
+            # What a function captured may have to be differentiated: by ordinary operations.
+            return compute_by_rows(problem)
+        return with_gradient(compute_by_rows, _gradients, problem)
 
 
 def _gradients(

@@ -3,13 +3,11 @@
 The other engines are right exactly when they agree with this one.
 """
 
-from contextlib import suppress
-
 from .._backend import (
     can_be_cut,
     compiled,
+    full_precision,
     may_look,
-    no_complaints,
     transposed,
     unless_nonfinite,
     variable,
@@ -23,14 +21,19 @@ __all__ = ["compute"]
 
 
 def compute(problem: AttentionProblem) -> tuple[Array, Array]:
-    """Return the output and the lse, both in the compute dtype."""
-    if (
-        problem.is_of_arrays
-        and may_look(problem.q, problem.k, problem.v)
-        and _has_few_rows(problem)
-    ):
-        with suppress(NotFiniteError), no_complaints(problem.q):
-            return attend(trust(problem))
+    """Return the output and the lse, if it is wanted, both in the compute dtype."""
+    q, k, v = problem.q, problem.k, problem.v
+    if _has_few_rows(problem) and problem.is_of_arrays and may_look(q, k, v):
+        try:
+            with full_precision(q, is_trusted=True):
+                return attend(trust(problem))
+        except NotFiniteError:
+            pass
+    with full_precision(q):
+        return _computed(problem)
+
+
+def _computed(problem: AttentionProblem, /) -> tuple[Array, Array]:
     if not problem.is_of_arrays:
         # What a function captured may have changed by the next call.
         return _compute(problem)

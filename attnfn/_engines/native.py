@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from .._backend import library_name, native_kernel
+from .._backend import full_precision, library_name, native_kernel
 from .._problem import AttentionProblem, Span, narrow
 from .._scores import allowed_of, clean, evaluate
 from .._tiles import compute_by_rows, compute_vjp, visible
@@ -31,7 +31,8 @@ def compute(problem: AttentionProblem) -> tuple[Array, Array]:
     """Return the output and the lse, both in the compute dtype."""
     kernel = native_kernel(problem.q)
     assert kernel is not None, "obstacle() has named the library"
-    return kernel.attention(problem, DEFINITION)
+    with full_precision(problem.q):
+        return kernel.attention(problem, DEFINITION)
 
 
 class Definition(NamedTuple):
