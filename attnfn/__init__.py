@@ -16,6 +16,14 @@ from ._block_params import (
     init_decoder_block,
     init_encoder_block,
 )
+from ._cache import (
+    KVCache,
+    append_kv_cache,
+    gather_pages,
+    init_kv_cache,
+    reorder_kv_cache,
+)
+from ._cached_attention import cached_attention
 from ._classifier import ClassifierParams, classifier, cls_pool, init_classifier, mean_pool
 from ._derivatives import AttentionGradients, attention_jvp, attention_vjp
 from ._embeddings import EmbeddingParams, embedding, init_embedding, learned_positions
@@ -66,6 +74,7 @@ __all__ = [
     "EncoderBlockParams",
     "EncoderDropoutMasks",
     "FeedForwardParams",
+    "KVCache",
     "LinearScaling",
     "Llama3Scaling",
     "LongRoPEScaling",
@@ -74,6 +83,7 @@ __all__ = [
     "YaRNScaling",
     "alibi_bias",
     "alibi_slopes",
+    "append_kv_cache",
     "apply_rotary",
     "attention",
     "attention_entropy",
@@ -83,6 +93,7 @@ __all__ = [
     "attention_vjp",
     "attention_weights",
     "attention_with_lse",
+    "cached_attention",
     "causal_mask",
     "chunk_mask",
     "classifier",
@@ -93,11 +104,13 @@ __all__ = [
     "encoder_block",
     "feed_forward",
     "flatten_params",
+    "gather_pages",
     "init_classifier",
     "init_decoder_block",
     "init_embedding",
     "init_encoder_block",
     "init_feed_forward",
+    "init_kv_cache",
     "init_multi_head_attention",
     "init_norm",
     "layer_norm",
@@ -112,6 +125,7 @@ __all__ = [
     "project_heads",
     "relative_position_bias",
     "relative_position_bucket",
+    "reorder_kv_cache",
     "rms_norm",
     "rotary_angles",
     "segment_mask",

@@ -26,6 +26,7 @@ __all__ = [
     "attention_scores",
     "attention_weights",
     "attention_with_lse",
+    "computed",
     "select_engine",
 ]
 
@@ -234,9 +235,7 @@ def attention(
         dropout_rate=dropout_rate,
         compute_dtype=compute_dtype,
     )
-    compute = choose_engine(problem, engine)
-    out, _ = compute(problem)
-    return _output(problem, out)
+    return computed(problem, engine)
 
 
 def attention_with_lse(
@@ -476,6 +475,13 @@ def select_engine(
     chosen: dict[str, Any] = dict(options)
     engine = chosen.pop("engine", "auto")
     return engine_name(describe(query, key, value, **chosen), engine)
+
+
+def computed(problem: AttentionProblem, engine: EngineName, /) -> Array:
+    """Return the output of a problem, by the engine asked for."""
+    compute = choose_engine(problem, engine)
+    out, _ = compute(problem)
+    return _output(problem, out)
 
 
 def _output(problem: AttentionProblem, out: Array) -> Array:

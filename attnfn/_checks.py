@@ -29,6 +29,7 @@ __all__ = [
     "check_bias_dtype",
     "check_bool",
     "check_broadcast",
+    "check_cache",
     "check_choice",
     "check_closed_form",
     "check_distinct",
@@ -66,6 +67,7 @@ __all__ = [
     "check_multiple",
     "check_namespace",
     "check_ndim",
+    "check_new_tokens",
     "check_one_batch",
     "check_one_device",
     "check_one_dtype",
@@ -90,6 +92,7 @@ __all__ = [
     "check_scale",
     "check_scaled",
     "check_scaling",
+    "check_shape",
     "check_share",
     "check_sizes_meet",
     "check_softcap",
@@ -386,6 +389,42 @@ def check_even(name: str, x: Any, /) -> None:
     if x % 2:
         msg = f"`{name}` must be even, since features come in pairs; got {x}."
         raise ValueError(msg)
+
+
+def check_shape(name: str, x: Any, /) -> None:
+    """Check what gives some axes: their sizes, or one."""
+    for n in x if isinstance(x, tuple | list) else (x,):
+        if not is_integer(n):
+            msg = f"`{name}` must be an int or a tuple of ints; got {_shown(x)}."
+            raise TypeError(msg)
+        if n < 0:
+            msg = f"`{name}` must hold sizes of 0 or more; got {x}."
+            raise ValueError(msg)
+
+
+def check_cache(cache: Any, /) -> None:
+    fields = ("key", "value", "length", "positions")
+    if not all(hasattr(cache, name) for name in fields):
+        got = "None" if cache is None else describe_kind(cache)
+        msg = f"`cache` must be a KVCache; got {got}. Make an empty one with init_kv_cache()."
+        raise TypeError(msg)
+
+
+def check_new_tokens(key: Array, value: Array, cache: Any, /) -> None:
+    """Check that keys and values differ from those of a cache in their number alone."""
+    for name, x, kept in (("key", key, cache.key), ("value", value, cache.value)):
+        own, wanted = shape_of(x), shape_of(kept)
+        if len(own) != len(wanted) or not all(
+            agree(n, m)
+            for n, m in zip(own[:-2] + own[-1:], wanted[:-2] + wanted[-1:], strict=True)
+        ):
+            msg = (
+                f"`{name}` must have the shape of `cache.{name}` in every axis but the length "
+                f"(axis -2); got shape {own} for {wanted}."
+            )
+            raise ValueError(msg)
+    check_equal_sizes("length", -2, key=key, value=value)
+    check_equal_sizes("capacity", -2, **{"cache.key": cache.key, "cache.value": cache.value})
 
 
 def check_scaling(scaling: Any, /) -> None:

@@ -9,6 +9,7 @@ __all__ = [
     "ArrayT",
     "AttentionOptions",
     "BlockOptions",
+    "CachedOptions",
     "DerivativeOptions",
     "EngineName",
     "Namespace",
@@ -45,17 +46,22 @@ PositionFunction: TypeAlias = Callable[[Array, Array], Array]
 ScoreFunction: TypeAlias = Callable[[Array, Array, Array], Array]
 
 
-class UnmaskedScoreOptions(TypedDict, total=False):
-    """Options that say what a score is, but for masks and order."""
+class UnplacedScoreOptions(TypedDict, total=False):
+    """Options that say what a score is, but for masks, order and where queries stand."""
 
     bias: Array | PositionFunction | None
     window_size: tuple[int | None, int | None] | None
-    q_offset: int | Array | None
     segment_ids: Array | tuple[Array, Array] | None
     scale: float | Array | None
     softcap: float | None
     score_mod: ScoreFunction | None
     compute_dtype: Any
+
+
+class UnmaskedScoreOptions(UnplacedScoreOptions, total=False):
+    """Options that say what a score is, but for masks and order."""
+
+    q_offset: int | Array | None
 
 
 class ScoreOptions(UnmaskedScoreOptions, total=False):
@@ -88,4 +94,15 @@ class BlockOptions(UnmaskedScoreOptions, total=False):
     """Options of the attention in a block, but for masks, order and dropout."""
 
     sinks: float | Array | None
+    engine: EngineName
+
+
+class CachedOptions(UnplacedScoreOptions, total=False):
+    """Every option of `attention` but `q_offset`."""
+
+    mask: Array | PositionFunction | None
+    is_causal: bool
+    sinks: float | Array | None
+    dropout_mask: Array | PositionFunction | None
+    dropout_rate: float | None
     engine: EngineName

@@ -32,7 +32,9 @@ __all__ = [
     "device",
     "exp_or_zero",
     "from_numpy",
+    "full",
     "full_precision",
+    "greatest",
     "has_dtype",
     "heads_at_once",
     "is_autocasting",
@@ -48,6 +50,7 @@ __all__ = [
     "maps_heads",
     "may_have_gradient",
     "may_look",
+    "may_overwrite",
     "most_tiles",
     "namespace",
     "native_kernel",
@@ -68,6 +71,7 @@ __all__ = [
     "wide_float",
     "with_gradient",
     "working_set",
+    "write",
 ]
 
 #: NumPy follows the standard by itself; its wrapper in array_api_compat loads all of NumPy.
@@ -207,6 +211,13 @@ def from_numpy(x: Array, xp: Namespace, dtype: Any, device: Any) -> Array:
     return out if out.dtype == dtype else xp.astype(out, dtype)
 
 
+def full(shape: tuple[int, ...], value: float, dtype: Any, xp: Namespace, device: Any) -> Array:
+    """Return an array of one number everywhere."""
+    if device is None:
+        return xp.full(shape, value, dtype=dtype)
+    return xp.full(shape, value, dtype=dtype, device=device)
+
+
 def block(x: Array, start: int | Array, size: int, axis: int) -> Array:
     """Return `size` positions along an axis (counted from the last), wherever they start."""
     if isinstance(start, int):
@@ -255,6 +266,55 @@ def add_block(x: Array, part: Array, row: int | Array, column: int | Array) -> A
     height, width = part.shape[-2:]
     x[..., row : row + height, column : column + width] += part
     return x
+
+
+def write(x: Array, new: Array, start: Array, is_donated: bool) -> Array:
+    """Return `x` with `new` in the positions from `start` on, along axis -2.
+
+    `start` is 0-d or has the axes of `x` before the last three. It may be anything: what falls
+    outside of `x` is dropped. `new` has no more positions than `x`. Only if `is_donated` may
+    `x` itself be written to.
+    """
+    if isinstance(x, np.ndarray):
+        return _write_numpy(x, new, start, is_donated)
+    library = _special_library(x)
+    if library is not None:
+        return library.write(x, new, start, is_donated)
+    xp = namespace(x)
+    assert xp is not None
+    n, where = new.shape[-2], device(x)
+    # Which of the new ones belongs into each position: (..., 1, length, 1).
+    which = xp.astype(arange(x.shape[-2], xp, where), start.dtype) - start[..., None]
+    found = new
+    if n > 1 and start.ndim:
+        at = xp.broadcast_to(xp.clip(which, 0, n - 1)[..., None, :, None], x.shape)
+        found = xp.take_along_axis(new, at, axis=-2)
+    elif n > 1:
+        found = xp.take(new, xp.clip(which, 0, n - 1), axis=-2)
+    is_new = ((which >= 0) & (which < n))[..., None, :, None]
+    return xp.where(is_new if start.ndim else is_new[0, ...], found, x) if n else x
+
+
+def _write_numpy(x: Array, new: Array, start: Array, is_donated: bool) -> Array:
+    out = x if is_donated and x.flags.writeable else x.copy()
+    n, length = new.shape[-2], x.shape[-2]
+    for at in np.ndindex(start.shape):
+        first = int(start[at])
+        here = slice(min(max(first, 0), length), min(max(first + n, 0), length))
+        there = slice(here.start - first, here.stop - first)
+        if here.stop > here.start:
+            out[(*at, ..., here, slice(None))] = new[(*at, ..., there, slice(None))]
+    return out
+
+
+def greatest(x: int | Array) -> int | None:
+    """Return the greatest of some integers if their values are at hand, else None."""
+    if isinstance(x, int):
+        return x
+    if isinstance(x, np.ndarray):
+        return int(x.max()) if x.size else 0
+    library = _special_library(x)
+    return None if library is None else library.greatest(x)
 
 
 def compiled(function: Callable[..., T], problem: Any, /, *arrays: Any) -> T:
@@ -453,6 +513,12 @@ def may_look(*arrays: Array) -> bool:
         return True
     library = _special_library(arrays[0])
     return False if library is None else library.may_look_freely(*arrays)
+
+
+def may_overwrite(*arrays: Array) -> bool:
+    """Return whether none of some arrays is kept for a derivative."""
+    library = _special_library(arrays[0])
+    return True if library is None else library.may_overwrite(*arrays)
 
 
 def exp_or_zero(x: Array, xp: Namespace) -> Array:

@@ -24,6 +24,7 @@ __all__ = [
     "device",
     "exp_or_zero",
     "full_precision",
+    "greatest",
     "has_dtype",
     "heads_at_once",
     "is_autocasting",
@@ -33,6 +34,7 @@ __all__ = [
     "maps_heads",
     "may_have_gradient",
     "may_look_freely",
+    "may_overwrite",
     "most_tiles",
     "namespace",
     "native_kernel",
@@ -44,6 +46,7 @@ __all__ = [
     "wide_float",
     "with_gradient",
     "working_set",
+    "write",
 ]
 
 T = TypeVar("T")
@@ -216,6 +219,10 @@ def may_look_freely(*arrays: Array) -> bool:  # noqa: ARG001
     return False
 
 
+def may_overwrite(*arrays: Array) -> bool:  # noqa: ARG001
+    return False
+
+
 def exp_or_zero(x: Array) -> Array:
     return jnp.exp(x)
 
@@ -246,3 +253,25 @@ def has_dtype(dtype: Any) -> bool:
 
 def wide_float(device: Any) -> Any:  # noqa: ARG001
     return jnp.float64 if has_dtype(jnp.float64) else jnp.float32
+
+
+def greatest(x: Array) -> None:
+    """Return nothing: a size that follows from a value would be compiled for each."""
+
+
+def write(x: Array, new: Array, start: Array, is_donated: bool) -> Array:  # noqa: ARG001
+    for_each = _write
+    for _ in range(start.ndim):
+        for_each = jax.vmap(for_each)
+    return for_each(x, new, start)
+
+
+def _write(x: Array, new: Array, start: Array) -> Array:
+    n = new.shape[-2]
+    # An update that would reach over an end is moved by XLA to where it does not.
+    first = jnp.clip(start, 0, x.shape[-2] - n)
+    which = first + jnp.arange(n, dtype=start.dtype) - start
+    old = jax.lax.dynamic_slice_in_dim(x, first, n, axis=x.ndim - 2)
+    new = jnp.take(new, jnp.clip(which, 0, n - 1), axis=-2) if n > 1 else new
+    new = jnp.where(((which >= 0) & (which < n))[:, None], new, old)
+    return jax.lax.dynamic_update_slice_in_dim(x, new, first, axis=x.ndim - 2)

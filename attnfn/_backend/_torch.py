@@ -1,5 +1,6 @@
 """What is different about PyTorch."""
 
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ __all__ = [
     "device",
     "exp_or_zero",
     "full_precision",
+    "greatest",
     "has_dtype",
     "heads_at_once",
     "is_autocasting",
@@ -35,6 +37,7 @@ __all__ = [
     "may_have_gradient",
     "may_look",
     "may_look_freely",
+    "may_overwrite",
     "most_tiles",
     "namespace",
     "native_kernel",
@@ -46,6 +49,7 @@ __all__ = [
     "wide_float",
     "with_gradient",
     "working_set",
+    "write",
 ]
 
 T = TypeVar("T")
@@ -210,6 +214,12 @@ def may_look_freely(*arrays: Array) -> bool:
     return not is_recorded and all(may_look(x) for x in arrays)
 
 
+def may_overwrite(*arrays: Array) -> bool:
+    if is_transforming():
+        return False
+    return not (torch.is_grad_enabled() and any(x.requires_grad for x in arrays))
+
+
 def exp_or_zero(x: Array) -> Array:
     least = _LEAST.get(x.dtype)
     if least is None:
@@ -248,3 +258,40 @@ def has_dtype(dtype: Any) -> bool:  # noqa: ARG001 (the same question is asked o
 def wide_float(device: Any) -> Any:
     # Apple's GPUs have no float64.
     return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
+def greatest(x: Array) -> int | None:
+    if not may_look(x):
+        return None
+    return int(x.max()) if x.numel() else 0
+
+
+def write(x: Array, new: Array, start: Array, is_donated: bool) -> Array:
+    is_donated = is_donated and may_overwrite(x, new)
+    if may_look(start) and may_look(x):
+        return _write_slices(x if is_donated else x.clone(), new, start)
+    # Which of the new ones belongs into each of as many positions that are there: (..., n).
+    n = new.shape[-2]
+    places = start.clamp(0, x.shape[-2] - n)[..., None] + torch.arange(n, device=x.device)
+    which = places - start[..., None]
+    shape = (*x.shape[:-2], n, x.shape[-1])
+    places, which = (
+        (at[..., None, :, None] if start.ndim else at[:, None]).expand(shape)
+        for at in (places, which)
+    )
+    found = torch.where(
+        (which >= 0) & (which < n), new.gather(-2, which.clamp(0, n - 1)), x.gather(-2, places)
+    )
+    return (x.scatter_ if is_donated else x.scatter)(-2, places, found)
+
+
+def _write_slices(x: Array, new: Array, start: Array) -> Array:
+    """Write into `x` itself, at places that are known."""
+    n, length = new.shape[-2], x.shape[-2]
+    for at in itertools.product(*map(range, start.shape)):
+        first = int(start[at])
+        begin, end = (min(max(i, 0), length) for i in (first, first + n))
+        if end > begin:
+            part = new[at].narrow(-2, begin - first, end - begin)
+            x[at].narrow(-2, begin, end - begin).copy_(part)
+    return x
