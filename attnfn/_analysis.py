@@ -27,8 +27,8 @@ LAYOUT = "(..., num_heads, length, length)"
 
 
 def attention_entropy(
-    weights: Float[ArrayT, "*batch num_heads q_len kv_len"], /
-) -> Float[ArrayT, "*batch num_heads q_len"]:
+    weights: Float[ArrayT, "*batch q_len kv_len"], /
+) -> Float[ArrayT, "*batch q_len"]:
     r"""
     Entropy of each row of attention weights: how spread what a query looks at is.
 
@@ -41,12 +41,12 @@ def attention_entropy(
 
     Parameters
     ----------
-    weights : array, shape (..., num_heads, q_len, kv_len)
-        What `attention_weights` returns, real floating. ``(q_len, kv_len)`` alone is fine.
+    weights : array, shape (..., q_len, kv_len)
+        What `attention_weights` returns, real floating.
 
     Returns
     -------
-    array, shape (..., num_heads, q_len)
+    array, shape (..., q_len)
         In nats, in the dtype of `weights`; halves are computed in float32. An empty row has
         0. The share of a sink is not among the weights, and adds nothing.
 

@@ -150,13 +150,13 @@ def rotary_angles(
 
 
 def apply_rotary(
-    x: Float[ArrayT, "*batch num_heads length head_dim"],
+    x: Float[ArrayT, "*batch length head_dim"],
     cos: Float[ArrayT, "..."],
     sin: Float[ArrayT, "..."],
     /,
     *,
     interleaved: bool = False,
-) -> Float[ArrayT, "*batch num_heads length head_dim"]:
+) -> Float[ArrayT, "*batch length head_dim"]:
     r"""
     Turn pairs of features, so that a score depends on how far query and key are apart.
 
@@ -171,8 +171,8 @@ def apply_rotary(
 
     Parameters
     ----------
-    x : array, shape (..., num_heads, length, head_dim)
-        Queries or keys, real floating. ``(length, head_dim)`` alone is fine.
+    x : array, shape (..., length, head_dim)
+        Queries or keys, real floating; mostly ``(*batch, num_heads, length, head_dim)``.
     cos : array, shape (length, dim / 2), or as many axes as `x`
         As `rotary_angles` gives it; each axis that of `x`, or 1. Where ``dim`` is less than
         ``head_dim``, the features after the first ``dim`` stay as they are.
@@ -185,7 +185,7 @@ def apply_rotary(
 
     Returns
     -------
-    array, shape (..., num_heads, length, head_dim)
+    array, shape (..., length, head_dim)
         In the dtype of `x`; halves are computed in float32.
 
     Raises

@@ -225,7 +225,7 @@ class TestApplyRotary:
         assert_close(jax.jit(turned)(x, start), to_numpy(turned(x, start)), 1e-6)
 
     @pytest.mark.libraries("torch", reason="only PyTorch has torch.compile")
-    def test_is_one_graph_and_passes_the_transforms(self, xp):
+    def test_compiles_to_one_graph_and_passes_the_transforms(self, xp):
         import torch
 
         def turned(x, start):
