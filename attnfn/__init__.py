@@ -37,6 +37,7 @@ from ._frequencies import (
 )
 from ._heads import combine_heads, merge_heads, project_heads, split_heads
 from ._layers import decoder_block, encoder_block
+from ._linear import LinearAttentionState, linear_attention, linear_attention_with_state
 from ._masks import (
     causal_mask,
     chunk_mask,
@@ -75,6 +76,7 @@ __all__ = [
     "EncoderDropoutMasks",
     "FeedForwardParams",
     "KVCache",
+    "LinearAttentionState",
     "LinearScaling",
     "Llama3Scaling",
     "LongRoPEScaling",
@@ -115,6 +117,8 @@ __all__ = [
     "init_norm",
     "layer_norm",
     "learned_positions",
+    "linear_attention",
+    "linear_attention_with_state",
     "mean_pool",
     "merge_attentions",
     "merge_heads",

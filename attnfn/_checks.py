@@ -30,6 +30,7 @@ __all__ = [
     "check_bool",
     "check_broadcast",
     "check_cache",
+    "check_causal_lengths",
     "check_choice",
     "check_closed_form",
     "check_distinct",
@@ -45,6 +46,7 @@ __all__ = [
     "check_exact_ndim",
     "check_exact_shape",
     "check_factors",
+    "check_features",
     "check_fits_positions",
     "check_flat",
     "check_floating",
@@ -56,10 +58,12 @@ __all__ = [
     "check_head_split",
     "check_integer",
     "check_keep_mask",
+    "check_key_mask",
     "check_kind_of_params",
     "check_kv_heads",
     "check_leaf",
     "check_leaves",
+    "check_map",
     "check_mask_axes",
     "check_mask_dtype",
     "check_memory",
@@ -98,6 +102,7 @@ __all__ = [
     "check_softcap",
     "check_some_layers",
     "check_some_position",
+    "check_state_shape",
     "check_table_length",
     "check_tangent_shape",
     "check_tangents",
@@ -959,6 +964,67 @@ def check_memory(memory: Any, memory_mask: Any, cross_attention: Any, /) -> None
             "init_decoder_block makes one where has_cross_attention=True."
         )
         raise ValueError(msg)
+
+
+def check_map(name: str, x: Any, /) -> None:
+    if x is not None and not callable(x):
+        msg = f"`{name}` must be a function of one array; got {_shown(x)}."
+        raise TypeError(msg)
+
+
+def check_features(made: dict[str, Any], **given: Array) -> None:
+    """Check what a feature map made of queries and of keys."""
+    for (name, features), (argument, x) in zip(made.items(), given.items(), strict=True):
+        check_one_library(**{argument: x, name: features})
+        check_one_dtype(**{argument: x, name: features})
+        own, wanted = shape_of(features), shape_of(x)
+        if len(own) != len(wanted) or not all(map(agree, own[:-1], wanted[:-1])):
+            msg = f"`{name}` must keep all axes but the last, {wanted}; got shape {own}."
+            raise ValueError(msg)
+    check_equal_sizes("feature_dim", -1, **made)
+
+
+def check_causal_lengths(q_len: int, kv_len: int, /) -> None:
+    if not agree(q_len, kv_len):
+        msg = (
+            f"`is_causal` needs as many queries as keys; got q_len={q_len}, kv_len={kv_len}. "
+            f"Earlier keys come in by the state of linear_attention_with_state()."
+        )
+        raise ValueError(msg)
+
+
+def check_key_mask(
+    mask: Any, shape: tuple[int, ...], num_kv_heads: int, /, *, key: Array
+) -> None:
+    """Check a mask of keys alone: (kv_len,), or all axes with 1 in the place of queries."""
+    if callable(mask):
+        msg = (
+            "`mask` must be an array that says of each key whether it may be attended to; got "
+            "a function. Linear attention has no scores to be masked pair by pair."
+        )
+        raise TypeError(msg)
+    xp = check_one_library(key=key, mask=mask)
+    check_one_device(key=key, mask=mask)
+    check_mask_dtype("mask", mask, xp=xp)
+    own, kv_len = shape_of(mask), shape[-1]
+    wanted = (*shape[:-3], num_kv_heads, 1, kv_len)[-len(shape) :]
+    fits = len(own) == len(wanted) and all(
+        n == 1 or agree(n, m) for n, m in zip(own, wanted, strict=True)
+    )
+    if not (fits or (len(own) == 1 and agree(own[0], kv_len))):
+        msg = (
+            f"`mask` must have shape (kv_len,) or (..., num_kv_heads, 1, kv_len), here "
+            f"({kv_len},) or {wanted}, where an axis may be 1; got shape {own}. Linear "
+            f"attention has no scores to be masked pair by pair."
+        )
+        raise ValueError(msg)
+
+
+def check_state_shape(state: Any, shape: tuple[int, ...], /) -> None:
+    check_exact_shape(
+        "state.s", state.s, [shape], "(..., num_kv_heads, feature_dim, value_dim)"
+    )
+    check_exact_shape("state.z", state.z, [shape[:-1]], "(..., num_kv_heads, feature_dim)")
 
 
 def check_embedding_sizes(num_tokens: Any, max_length: Any, /) -> None:

@@ -12,6 +12,8 @@ __all__ = [
     "CachedOptions",
     "DerivativeOptions",
     "EngineName",
+    "FeatureMap",
+    "LinearAttentionOptions",
     "Namespace",
     "PositionFunction",
     "ScoreFunction",
@@ -44,6 +46,8 @@ EngineName: TypeAlias = Literal["auto", "dense", "blockwise", "native"]
 PositionFunction: TypeAlias = Callable[[Array, Array], Array]
 #: ``f(scores, q_pos, kv_pos)``: the scores that replace `scores`.
 ScoreFunction: TypeAlias = Callable[[Array, Array, Array], Array]
+#: From ``(..., length, head_dim)`` to ``(..., length, feature_dim)``.
+FeatureMap: TypeAlias = Callable[[Array], Array]
 
 
 class UnplacedScoreOptions(TypedDict, total=False):
@@ -106,3 +110,13 @@ class CachedOptions(UnplacedScoreOptions, total=False):
     dropout_mask: Array | PositionFunction | None
     dropout_rate: float | None
     engine: EngineName
+
+
+class LinearAttentionOptions(TypedDict, total=False):
+    """Every option of `linear_attention`."""
+
+    mask: Array | None
+    is_causal: bool
+    feature_map: FeatureMap | None
+    chunk_len: int
+    compute_dtype: Any
