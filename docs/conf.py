@@ -25,6 +25,8 @@ html_theme = "furo"
 html_title = f"attnfn {release}"
 html_math_renderer = "mathml"
 html_copy_source = False
+# Lines of code have up to 96 characters; most of them are to be seen without scrolling.
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small--3)"}}
 
 
 def math_as(display):
