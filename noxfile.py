@@ -162,6 +162,13 @@ def models(session):
 
 
 @nox.session
+def convert(session):
+    """Convert weights beside the very layers that they are from."""
+    install(session, "convert", "-e.", torch=True)
+    session.run("pytest", "tests/convert", *session.posargs)
+
+
+@nox.session
 def bench_quick(session):
     """Run the benchmark's code on tiny arrays, so that it works when it is needed."""
     install_bench(session)

@@ -1,7 +1,7 @@
 """The questions asked of arguments, and the words for a wrong answer."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ._backend import (
@@ -25,6 +25,7 @@ __all__ = [
     "check_activated",
     "check_activation",
     "check_array",
+    "check_axes",
     "check_bias_axes",
     "check_bias_dtype",
     "check_bool",
@@ -56,6 +57,7 @@ __all__ = [
     "check_fused_widths",
     "check_head_dim",
     "check_head_split",
+    "check_heads_known",
     "check_integer",
     "check_keep_mask",
     "check_key_mask",
@@ -72,6 +74,7 @@ __all__ = [
     "check_namespace",
     "check_ndim",
     "check_new_tokens",
+    "check_not_nested",
     "check_one_batch",
     "check_one_device",
     "check_one_dtype",
@@ -106,6 +109,7 @@ __all__ = [
     "check_table_length",
     "check_tangent_shape",
     "check_tangents",
+    "check_text",
     "check_unambiguous",
     "check_weights",
     "check_window",
@@ -466,6 +470,12 @@ def check_factors(name: str, factors: Any, n: int, /) -> None:
     if len(factors) != n:
         msg = f"`{name}` must hold dim / 2 = {n} numbers; got {len(factors)}."
         raise ValueError(msg)
+
+
+def check_text(name: str, x: Any, /) -> None:
+    if not isinstance(x, str):
+        msg = f"`{name}` must be a str; got {_shown(x)}."
+        raise TypeError(msg)
 
 
 def check_pair(name: str, x: Any, /) -> None:
@@ -1122,15 +1132,30 @@ def check_distinct(names: Sequence[str], /) -> None:
             raise ValueError(msg)
 
 
-def check_flat(flat: Any, /) -> None:
+def check_flat(name: str, flat: Any, /) -> None:
     # Not an instance check: torch.nn.ParameterDict is no Mapping.
     if not hasattr(flat, "keys"):
         got = "None" if flat is None else describe_kind(flat)
-        msg = f"`flat` must be a dict of arrays by name; got {got}."
+        msg = f"`{name}` must be a dict of arrays by name; got {got}."
         raise TypeError(msg)
 
 
-def check_same_names(wanted: Collection[str], given: Collection[str], /) -> None:
+def check_not_nested(name: str, x: Any, /) -> None:
+    if hasattr(x, "keys"):
+        msg = (
+            f"`{name}` must be an array; got a {describe_kind(x)}. "
+            f"Make one flat dict of nested ones with flatten_params."
+        )
+        raise TypeError(msg)
+
+
+def check_same_names(
+    wanted: Collection[str],
+    given: Collection[str],
+    /,
+    *,
+    rule: str = "`flat` must hold the names of `like`",
+) -> None:
     missing = [repr(name) for name in wanted if name not in given]
     surplus = [repr(name) for name in given if name not in wanted]
     if missing or surplus:
@@ -1139,7 +1164,7 @@ def check_same_names(wanted: Collection[str], given: Collection[str], /) -> None
             for names, what in ((missing, "missing"), (surplus, "left over"))
             if names
         ]
-        msg = f"`flat` must hold the names of `like`; {_listed(found)}."
+        msg = f"{rule}; {_listed(found)}."
         raise ValueError(msg)
 
 
@@ -1150,6 +1175,38 @@ def check_same_shape(name: str, x: Any, like: Any, /) -> None:
             f"got shape {shape_of(x)}."
         )
         raise ValueError(msg)
+
+
+def check_heads_known(layout: str, /) -> None:
+    msg = (
+        f"`num_heads` must be given for the layout {layout!r}, whose weights do not tell it; "
+        f"got None."
+    )
+    raise ValueError(msg)
+
+
+def check_axes(
+    name: str, x: Array, axes: Sequence[Sequence[str]], sizes: Mapping[str, int], /
+) -> dict[str, int]:
+    """Check a shape whose sizes are products of named ones; return those it tells."""
+    told: dict[str, int] = {}
+    fits = len(x.shape) == len(axes)
+    for n, group in zip(x.shape, axes, strict=False):
+        known = math.prod(sizes[axis] for axis in group if axis in sizes)
+        unknown = [axis for axis in group if axis not in sizes]
+        if unknown and known and n % known == 0:
+            (axis,) = unknown
+            told[axis] = n // known
+        else:
+            fits = fits and not unknown and n == known
+    if not fits:
+        shown = ", ".join(" * ".join(group) for group in axes)
+        shown += "," if len(axes) == 1 else ""
+        found = [f"{a}={sizes[a]}" for g in axes for a in g if a in sizes and not a.isdigit()]
+        also = f", where {_listed(found)}" if found else ""
+        msg = f"`{name}` must have the shape ({shown}){also}; got {shape_of(x)}."
+        raise ValueError(msg)
+    return told
 
 
 def is_absent(x: Any, /) -> bool:

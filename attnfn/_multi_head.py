@@ -28,6 +28,7 @@ __all__ = [
     "init_multi_head_attention",
     "multi_head_attention",
     "multi_head_attention_weights",
+    "unfused",
 ]
 
 
@@ -383,7 +384,7 @@ def _projected(
     if is_fused and needs_value and len(given) == 1:
         return _projected_at_once(params, query)
 
-    parts = _unfused(params) if is_fused else params
+    parts = unfused(params) if is_fused else params
     q, k, *v = (
         project(
             x,
@@ -407,7 +408,7 @@ def _projected_at_once(
     return q, k, v
 
 
-def _unfused(params: MultiHeadAttentionParams, /) -> MultiHeadAttentionParams:
+def unfused(params: MultiHeadAttentionParams, /) -> MultiHeadAttentionParams:
     """Return the same parameters, with views of the fused ones for query, key and value."""
     pairs = list(itertools.pairwise(_head_bounds(params)))
     leaves = {

@@ -115,7 +115,7 @@ def unflatten_params(like: Params, flat: Mapping[str, Array], /) -> Params:
         ...
     ValueError: `flat` must hold the names of `like`; 'w' is missing and 'v' is left over.
     """
-    check_flat(flat)
+    check_flat("flat", flat)
     check_same_names(dict(_leaves(like, "")), flat)
     return _filled(like, flat, "")
 
