@@ -323,7 +323,8 @@ class TestSelectEngine:
     def test_takes_rows_where_there_are_many_scores(self, xp):
         x = normal(xp, 1, 300, 4)
 
-        assert af.select_engine(x, x, x, softcap=2.0) == "blockwise"
+        assert af.select_engine(x, x, x, softcap=2.0) == "native"
+        assert af.select_engine(x, x, x, score_mod=lambda s, _i, _j: s) == "blockwise"
         assert torch.func.vmap(lambda x: _engine_as_number(x))(x[None]).item() == 1
 
     def test_takes_dense_in_forward_mode(self, xp):
@@ -354,10 +355,10 @@ def _engine_as_number(x):
 
 
 def test_the_bits_of_a_mask_are_those_of_selection():
-    from attnfn._backend._torch_kernel import _as_term
+    from attnfn._backend._torch_tiles import as_term
 
     allowed = torch.from_numpy(np.random.default_rng(0).random((5, 7)) < 0.5)
 
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         expected = torch.where(allowed, 0.0, -math.inf).to(dtype)
-        assert torch.equal(_as_term(allowed, dtype), expected)
+        assert torch.equal(as_term(allowed, dtype), expected)

@@ -2,7 +2,9 @@
 
 It knows queries, keys, values, a mask that is added, and one causal order. What else there is
 becomes one of these: a window and packed segments are slices, a sink is a factor on the result,
-the gradient of an lse is one more column of the values.
+the gradient of an lse is one more column of the values. What cannot be one of these is done in
+place by tiles of our own: softcap, dropout, offsets by batch, the gradient of a bias, and
+gradients where weights may be denormal numbers, over which the kernel's backward pass crawls.
 
 It is not careful with what is not finite: 0 * NaN from a hidden key is NaN. Where values may be
 looked at they are, and what is not finite is left to the rows of the definition. Where they may
@@ -18,6 +20,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .._typing import Array
+from . import _torch_tiles as tiles
 from ._torch import (
     all_finite,
     is_in_forward_mode,
@@ -41,6 +44,8 @@ ROWS, GRADIENT_ROWS = 256, 512
 MASK_SIZE = 2**24
 #: So few query rows to a key/value head had better be one product for all of its query heads.
 FEW_ROWS = 16
+#: So few scores of a head had better be computed for all heads at once.
+FEW_SCORES = 2**16
 #: How often a loop may be unrolled in a graph.
 MOST_SLICES = 16
 
@@ -57,27 +62,31 @@ class _Part(NamedTuple):
 
 def supports(problem: Any, /) -> str | None:
     """Return what this kernel cannot do of a problem, None if it can do all of it."""
-    for name in ("score_mod", "softcap", "dropout_mask"):
-        if getattr(problem, name) is not None:
-            return f"`{name}`"
-    for name in ("mask", "bias"):
+    if problem.score_mod is not None:
+        return "`score_mod`"
+    for name in ("mask", "bias", "dropout_mask"):
         if callable(getattr(problem, name)):
             return f"a function given as `{name}`"
-    has_positions = problem.window != (None, None)
-    if has_positions and isinstance(problem.q_offset, torch.Tensor):
-        return "an array given as `q_offset`"
     if is_in_forward_mode(problem):
         return "forward-mode derivatives, which attention_jvp() tells, too"
     if _forward is not None and may_look(problem.q):
         return None
-    return _obstacle_to_a_graph(problem, has_positions=has_positions)
+    return _obstacle_to_a_graph(problem, has_positions=problem.window != (None, None))
 
 
 def _obstacle_to_a_graph(problem: Any, /, *, has_positions: bool) -> str | None:
     if is_transforming():
         return "the transforms of torch.func"
-    if problem.wants_lse or problem.sinks is not None:
-        return f"the log-sum-exp, in a graph or on the device {problem.q.device.type}"
+    told = {
+        "`softcap`": problem.softcap is not None,
+        "`dropout_mask`": problem.dropout_mask is not None,
+        "an array given as `q_offset`": has_positions
+        and isinstance(problem.q_offset, torch.Tensor),
+        "the log-sum-exp": problem.wants_lse or problem.sinks is not None,
+    }
+    for what, is_asked in told.items():
+        if is_asked:
+            return f"{what}, in a graph or on the device {problem.q.device.type}"
     if has_positions and not all(type(n) is int for n in problem.shape[-2:]):
         return "windows over lengths that are not known"
     if has_positions and problem.q_offset != 0:
@@ -91,9 +100,20 @@ def is_worth_it(problem: Any, /) -> bool:
 
     Reading the keys is all the work then, and the kernel has to be asked about each query head.
     """
+    if _needs_tiles(problem) and math.prod(problem.shape[-2:]) < FEW_SCORES:
+        return False
     if not may_look_freely(problem.q, problem.k, problem.v):
         return True
     return bool(problem.group * problem.shape[-2] > FEW_ROWS)
+
+
+def _needs_tiles(problem: Any, /) -> bool:
+    """Return whether PyTorch's kernel cannot do what ours can."""
+    return (
+        problem.softcap is not None
+        or problem.dropout_mask is not None
+        or (problem.window != (None, None) and isinstance(problem.q_offset, torch.Tensor))
+    )
 
 
 def attention(problem: Any, definition: Any, /) -> tuple[Array, Array | None]:
@@ -109,6 +129,9 @@ def _attend(definition: Any, problem: Any, /) -> tuple[Array, Array]:
     if not _is_ordinary(problem):
         return definition.attend(problem)
     problem = _cast(problem)
+    if _needs_tiles(problem):
+        out, lse = tiles.attend(definition, problem, tiles.greatest(problem))
+        return (out, lse) if all_finite(out) else definition.attend(problem)
     results = [_of_part(part) for part in _parts(definition, problem, ROWS)]
     if len(results) == 1:
         ((out, lse),) = results
@@ -155,10 +178,8 @@ def _pull_back(
 ) -> dict[str, Array]:
     """Return the gradients of a problem by name, in the compute dtype."""
     # The kernel's own backward pass has no derivative, and tells no gradient of a mask.
-    needs_more = (
-        torch.is_grad_enabled()
-        or (problem.bias is not None and problem.bias.requires_grad)
-        or not all(may_look(x) for x in (d_out, d_lse) if x is not None)
+    needs_more = torch.is_grad_enabled() or not all(
+        may_look(x) for x in (d_out, d_lse) if x is not None
     )
     found = None
     if not needs_more and _backward is not None and may_look(problem.q):
@@ -178,6 +199,36 @@ def _gradients(
     if not (_is_ordinary(problem) and all_finite(d_out, out)):
         return None
     full = _cast(problem)
+    most = tiles.greatest(full)
+    delta = (d_out * out).sum(-1, keepdim=True)
+    delta = delta if d_lse is None else delta - d_lse[..., None]
+    if (
+        _needs_tiles(problem)
+        or (problem.bias is not None and problem.bias.requires_grad)
+        # Over products with weights that are not normal it crawls.
+        or tiles.makes_denormals(problem.dtype, most)
+    ):
+        sums = tiles.pull_back(definition, full, most, d_out, delta)
+    else:
+        sums = _kernel_gradients(definition, full, d_out, d_lse, (out, lse))
+    if not all_finite(*sums.values()):
+        return None
+    if problem.sinks is not None:
+        share = torch.exp(problem.sinks - saved[1][..., None])
+        d_sinks = -(share * delta).sum(-2, keepdim=True)
+        sums["sinks"] = d_sinks.sum_to_size(problem.sinks.shape)
+    return sums
+
+
+def _kernel_gradients(
+    definition: Any,
+    full: Any,
+    d_out: Array,
+    d_lse: Array | None,
+    saved: tuple[Array, Array],
+    /,
+) -> dict[str, Array]:
+    out, lse = saved
     # Where there are no keys every score is -inf, and exp(-inf - 0) is the weight.
     lse = torch.where(lse == -math.inf, 0.0, lse)
     arrays = {name: getattr(full, name) for name in ("q", "k", "v")}
@@ -196,14 +247,6 @@ def _gradients(
         for name, x in zip(("q", "k", "v"), found, strict=True):
             span = part.rows if name == "q" else part.keys
             sums[name][..., span, :] += x.sum_to_size(sums[name][..., span, :].shape)
-    if not all_finite(*sums.values()):
-        return None
-    if problem.sinks is not None:
-        delta = (d_out * out).sum(-1, keepdim=True)
-        delta = delta if d_lse is None else delta - d_lse[..., None]
-        share = torch.exp(problem.sinks - saved[1][..., None])
-        d_sinks = -(share * delta).sum(-2, keepdim=True)
-        sums["sinks"] = d_sinks.sum_to_size(problem.sinks.shape)
     return sums
 
 
@@ -359,7 +402,7 @@ def _mask(definition: Any, problem: Any, /) -> Array | None:
     if allowed is None and bias is None:
         return None
     if bias is None:
-        mask = _as_term(allowed, problem.dtype)
+        mask = tiles.as_term(allowed, problem.dtype)
     else:
         mask = bias if allowed is None else torch.where(allowed, bias, -math.inf)
     return _for_scores(problem, mask)
@@ -388,14 +431,6 @@ def _for_scores(problem: Any, x: Array, /) -> Array:
     x = x.reshape(*batch, *by_group, q_len, kv_len)
     x = x.expand(*batch, few, by_group[1], q_len, kv_len)
     return x.reshape(-1, by_group[1], q_len, kv_len)
-
-
-def _as_term(allowed: Array, dtype: Any, /) -> Array:
-    """Return 0 where something is allowed, -inf elsewhere: made of bits, four times as fast."""
-    if dtype != torch.float32:
-        return torch.where(allowed, 0.0, -math.inf).to(dtype)
-    # All bits of -1 are set, those of 0 are not: what is left of -1 are the bits of -inf.
-    return (allowed.to(torch.int32) - 1).bitwise_and_(-(2**23)).view(torch.float32)
 
 
 def _laid_out(
