@@ -375,6 +375,7 @@ def check_step(cache: KVCache, key: Array, value: Array, /) -> Namespace:
     check_cache(cache)
     arrays = {"key": key, "value": value, "cache.key": cache.key, "cache.value": cache.value}
     xp = check_one_library(**arrays)
+    check_one_device(**arrays)
     for name in ("length", "positions"):
         x = getattr(cache, name)
         if namespace(x) is not None:
@@ -383,7 +384,6 @@ def check_step(cache: KVCache, key: Array, value: Array, /) -> Namespace:
             check_dtype("integral", xp=xp, **{f"cache.{name}": x})
         elif name == "length":
             check_integer("cache.length", x, also="an integer array")
-    check_one_device(**arrays)
     check_one_dtype(**arrays)
     check_ndim("cache.key", cache.key, 2, "(..., num_kv_heads, capacity, head_dim)")
     check_new_tokens(key, value, cache)

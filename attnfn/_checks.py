@@ -834,7 +834,7 @@ def check_position_axes(apart: Array, /) -> None:
     if len(own) < 2 or (len(own) > 2 and own[-3] != 1):
         msg = (
             f"`q_pos` and `kv_pos` must have shapes (q_len, 1) and (1, kv_len), or "
-            f"(*batch, 1, q_len, 1) and (*batch, 1, 1, kv_len); they broadcast to {own}."
+            f"(*batch, 1, q_len, 1) and (*batch, 1, 1, kv_len); got {own} when broadcast."
         )
         raise ValueError(msg)
 

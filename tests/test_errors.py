@@ -1226,6 +1226,184 @@ unflatten_params([floats(2)], None)
 TypeError: `flat` must be a …dict…; got None…
 """
 
+POSITIONS = """
+rotary_angles([0, 1], 4)
+TypeError: `positions` must be an array; got list. Make one with `asarray` of NumPy, JAX or PyTorch.
+
+rotary_angles(bools(4), 4)
+TypeError: `positions` must have an integer or a real floating dtype; got bool.
+
+rotary_angles(ints(), 4)
+ValueError: `positions` must have shape (..., length), with 1 or more axes; got shape ().
+
+rotary_angles(ints(4), 5)
+ValueError: `dim` must be even, since features come in pairs; got 5.
+
+rotary_angles(ints(4), 0)
+ValueError: `dim` must be 2 or more; got 0.
+
+rotary_angles(ints(4), 4.0)
+TypeError: `dim` must be an int; got 4.0.
+
+rotary_angles(ints(4), 4, base=1)
+ValueError: `base` must be finite and greater than 1; got 1.
+
+rotary_angles(ints(4), 4, base="10000")
+TypeError: `base` must be a number; got '10000'.
+
+rotary_angles(ints(4), 4, scaling=4.0)
+TypeError: `scaling` must be a function of (frequencies, length), such as LinearScaling(4.0); got 4.0.
+
+rotary_angles(ints(4), 4, scaling=lambda frequencies, length: frequencies + (1.0,))
+TypeError: `scaling` must return a pair (frequencies, attention_factor); got a tuple of 3.
+
+rotary_angles(ints(4), 4, scaling=lambda frequencies, length: (frequencies[1:], 1.0))
+ValueError: `scaling` must return dim / 2 = 2 frequencies; got shape (1,).
+
+rotary_angles(ints(4), 4, scaling=LongRoPEScaling([1.0], [1.0], 8))
+ValueError: `short_factors` must hold dim / 2 = 2 numbers; got 1.
+
+rotary_angles(ints(2, 4), 4, scaling=LinearScaling(2.0), length=ints(4))
+ValueError: `length` must have shape () or (*batch,), here () or (2,); got shape (4,).
+
+rotary_angles(ints(4), 4, dtype=xp.int64)
+TypeError: `dtype` must be a real floating dtype of {library}; got …int64.
+
+apply_rotary(floats(4), floats(4, 2), floats(4, 2))
+ValueError: `x` must have shape (..., num_heads, length, head_dim), with 2 or more axes; got shape (4,).
+
+apply_rotary(floats(2, 3, 4, 8), floats(2, 4, 4), floats(2, 4, 4))
+ValueError: `cos` and `sin` must have shape (length, dim / 2), or one axis for each of `x` (2, 3, 4, 8); got shape (2, 4, 4). Write cos[:, None] for (batch, length, dim / 2), which is what rotary_angles() gives for positions of shape (batch, length).
+
+apply_rotary(floats(3, 4, 8), floats(5, 4), floats(5, 4))
+ValueError: `cos` and `sin` must have the length (axis -2) of `x`, at most half as many features (axis -1), and broadcast to it without enlarging it; got shape (5, 4) for `x` of shape (3, 4, 8).
+
+apply_rotary(floats(3, 4, 8), floats(4, 5), floats(4, 5))
+ValueError: `cos` and `sin` must have the length (axis -2) of `x`, at most half as many features (axis -1), … got shape (4, 5) for `x` of shape (3, 4, 8).
+
+apply_rotary(floats(1, 3, 4, 8), floats(2, 1, 4, 4), floats(2, 1, 4, 4))
+ValueError: `cos` and `sin` must … broadcast to it without enlarging it; got shape (2, 1, 4, 4) for `x` of shape (1, 3, 4, 8).
+
+apply_rotary(floats(4, 8), floats(4, 4), floats(4, 3))
+ValueError: `cos` and `sin` must have one shape; got (4, 4) and (4, 3).
+
+apply_rotary(floats(4, 8), floats(4, 4), floats(4, 4), interleaved=None)
+TypeError: `interleaved` must be True or False; got None.
+
+apply_rotary(ints(4, 8), floats(4, 4), floats(4, 4))
+TypeError: `x` must have a real floating dtype; got int64. Cast it to float32 first.
+
+apply_rotary(floats(4, 8), foreign(floats(4, 4)), foreign(floats(4, 4)))
+TypeError: All arrays must come from one Array API library; `x` is a {kind}, `cos` is a {foreign_kind}, `sin` is a {foreign_kind}.
+
+sinusoidal_positions(ints(4), 5)
+ValueError: `dim` must be even, since features come in pairs; got 5.
+
+alibi_slopes(0)
+ValueError: `num_heads` must be 1 or more; got 0.
+
+alibi_bias(floats(2, 1), ints(4, 1), ints(1, 4))
+ValueError: `slopes` must have shape (num_heads,); got shape (2, 1).
+
+alibi_bias(floats(2), ints(4), ints(4))
+ValueError: `q_pos` and `kv_pos` must have shapes (q_len, 1) and (1, kv_len), or (*batch, 1, q_len, 1) and (*batch, 1, 1, kv_len); got (4,) when broadcast.
+
+alibi_bias(floats(2), ints(3, 4, 1), ints(1, 4))
+ValueError: `q_pos` and `kv_pos` must have shapes (q_len, 1) and (1, kv_len), … got (3, 4, 4) when broadcast.
+
+alibi_bias(floats(2), floats(4, 1), ints(1, 4))
+TypeError: `q_pos` must have an integer dtype; got float64.
+
+relative_position_bias(floats(8), ints(4, 1), ints(1, 4))
+ValueError: `table` must have shape (num_buckets, num_heads); got shape (8,).
+
+relative_position_bias(floats(3, 2), ints(4, 1), ints(1, 4))
+ValueError: `num_buckets` must be 4 or more; got 3.
+
+relative_position_bucket(ints(4), max_distance=8)
+ValueError: `max_distance` must be 9 or more; got 8.
+
+relative_position_bucket(floats(4))
+TypeError: `relative_position` must have an integer dtype; got float64.
+"""
+
+CACHES = """
+init_kv_cache(2, 0, 4)
+ValueError: `capacity` must be 1 or more; got 0.
+
+init_kv_cache(2, 8, 4, batch=2.0)
+TypeError: `batch` must be an int or a tuple of ints; got 2.0.
+
+init_kv_cache(2, 8, 4, batch=(2, -1))
+ValueError: `batch` must hold sizes of 0 or more; got (2, -1).
+
+init_kv_cache(2, 8, 4, is_rolling=1)
+TypeError: `is_rolling` must be True or False; got 1.
+
+append_kv_cache(None, floats(2, 3, 4), floats(2, 3, 4))
+TypeError: `cache` must be a KVCache; got None. Make an empty one with init_kv_cache().
+
+append_kv_cache(cache, floats(2, 3, 4), floats(2, 3, 5))
+ValueError: `value` must have the shape of `cache.value` in every axis but the length (axis -2); got shape (2, 3, 5) for (2, 8, 4).
+
+append_kv_cache(cache, floats(1, 3, 4), floats(1, 3, 4))
+ValueError: `key` must have the shape of `cache.key` in every axis but the length (axis -2); got shape (1, 3, 4) for (2, 8, 4).
+
+append_kv_cache(cache, floats(1, 2, 3, 4), floats(1, 2, 3, 4))
+ValueError: `key` must have the shape of `cache.key` in every axis but the length (axis -2); got shape (1, 2, 3, 4) for (2, 8, 4).
+
+append_kv_cache(cache, floats(2, 3, 4), floats(2, 2, 4))
+ValueError: `key` and `value` must have the same length (axis -2): 3 and 2; got shapes (2, 3, 4) and (2, 2, 4).
+
+append_kv_cache(cache, single(floats(2, 3, 4)), single(floats(2, 3, 4)))
+TypeError: `key`, `value`, `cache.key` and `cache.value` must share one dtype; got float32, float32, float64 and float64. Cast `cache.key` and `cache.value` to float32, or all to another.
+
+append_kv_cache(cache, foreign(floats(2, 3, 4)), foreign(floats(2, 3, 4)))
+TypeError: All arrays must come from one Array API library; `key` is a {foreign_kind}, `value` is a {foreign_kind}, `cache.key` is a {kind}, `cache.value` is a {kind}.
+
+append_kv_cache(cache._replace(length=1.5), floats(2, 3, 4), floats(2, 3, 4))
+TypeError: `cache.length` must be an int or an integer array; got 1.5.
+
+append_kv_cache(cache._replace(length=floats()), floats(2, 3, 4), floats(2, 3, 4))
+TypeError: `cache.length` must have an integer dtype; got float64.
+
+append_kv_cache(cache._replace(length=ints(3)), floats(2, 3, 4), floats(2, 3, 4))
+ValueError: `cache.length` must have shape () or (*batch,), here (); got shape (3,).
+
+append_kv_cache(cache._replace(positions=ints(7)), floats(2, 3, 4), floats(2, 3, 4))
+ValueError: `cache.positions` must have shape (*batch, capacity), here (8,); got shape (7,).
+
+append_kv_cache(cache, floats(2, 3, 4), floats(2, 3, 4), is_donated=None)
+TypeError: `is_donated` must be True or False; got None.
+
+cached_attention(floats(2, 3, 4), floats(2, 3, 4), floats(2, 3, 4), cache, q_offset=0)
+TypeError: cached_attention() has no option `q_offset`; it takes bias, …
+
+cached_attention(floats(2, 1, 4), floats(2, 3, 4), floats(2, 3, 4), cache)
+ValueError: `query` and `key` must have the same length (axis -2): 1 and 3; got shapes (2, 1, 4) and (2, 3, 4).
+
+cached_attention(floats(2, 3, 4), floats(2, 3, 4), floats(2, 3, 4), cache, mask=bools(3, 3))
+ValueError: `mask` must broadcast to the scores (..., num_heads, q_len, kv_len) = (2, 3, 8) without enlarging them; got shape (3, 3). Write mask[:, None, None, :] for (batch, kv_len).
+
+cached_attention(floats(2, 3, 5), floats(2, 3, 4), floats(2, 3, 4), cache)
+ValueError: `query` and `key` must have the same head_dim (axis -1): 5 and 4; got shapes (2, 3, 5) and (2, 8, 4).
+
+reorder_kv_cache(cache, ints(2))
+ValueError: `cache.key` must have shape (batch, ..., num_kv_heads, capacity, head_dim), with 4 or more axes; got shape (2, 8, 4).
+
+reorder_kv_cache(cache, floats(2))
+TypeError: `indices` must have an integer dtype; got float64.
+
+gather_pages(floats(5, 2, 4), ints(3))
+ValueError: `pool` must have shape (num_pages, num_kv_heads, page_len, dim); got shape (5, 2, 4).
+
+gather_pages(floats(5, 2, 4, 3), floats(3))
+TypeError: `pages` must have an integer dtype; got float64.
+
+gather_pages(floats(5, 2, 4, 3), ints())
+ValueError: `pages` must have shape (..., sequence_pages), with 1 or more axes; got shape ().
+"""
+
 DEVICES = """
 attention(query, elsewhere(key), value)
 ValueError: All arrays must be on one device; `query` is on {here}, `key` is on {there}, `value` is on {here}. Move them to one first.
@@ -1289,6 +1467,18 @@ ValueError: All arrays must be on one device; `x` is on {here}, `weight` is on {
 
 multi_head_attention(params, elsewhere(features))
 ValueError: All arrays must be on one device; `query` is on {there}, …
+
+apply_rotary(floats(4, 8), elsewhere(floats(4, 4)), elsewhere(floats(4, 4)))
+ValueError: All arrays must be on one device; `x` is on {here}, `cos` is on {there}, `sin` is on {there}. Move them to one first.
+
+alibi_bias(floats(2), ints(4, 1), elsewhere(ints(1, 4)))
+ValueError: All arrays must be on one device; … `kv_pos` is on {there}. Move them to one first.
+
+append_kv_cache(cache, elsewhere(floats(2, 3, 4)), floats(2, 3, 4))
+ValueError: All arrays must be on one device; `key` is on {there}, `value` is on {here}, `cache.key` is on {here}, `cache.value` is on {here}. Move them to one first.
+
+append_kv_cache(cache._replace(length=elsewhere(ints())), floats(2, 3, 4), floats(2, 3, 4))
+ValueError: All arrays must be on one device; `cache.length` is on {there}, `key` is on {here}. Move them to one first.
 """
 
 #: Python speaks here, not this package: these functions spell their options out.
@@ -1339,6 +1529,8 @@ EVERYWHERE = read(
     HEADS,
     MULTI_HEAD,
     PARAMETERS,
+    POSITIONS,
+    CACHES,
 )
 by_case = pytest.mark.parametrize("case", EVERYWHERE)
 
@@ -1403,6 +1595,7 @@ def names_for(xp, sizes):
         "params": init(),
         "fused": init(is_fused=True),
         "flat_fused": af.flatten_params(init(is_fused=True)),
+        "cache": af.init_kv_cache(2, 8, 4, xp=xp, dtype=xp.float64),
         "rng": np.random.default_rng(0),
         "np": np,
         "math": math,
