@@ -27,7 +27,7 @@ from ._cached_attention import cached_attention
 from ._classifier import ClassifierParams, classifier, cls_pool, init_classifier, mean_pool
 from ._derivatives import AttentionGradients, attention_jvp, attention_vjp
 from ._embeddings import EmbeddingParams, embedding, init_embedding, learned_positions
-from ._feed_forward import FeedForwardParams, feed_forward, init_feed_forward
+from ._feed_forward import FeedForwardParams, feed_forward, gelu, init_feed_forward
 from ._frequencies import (
     DynamicNTKScaling,
     LinearScaling,
@@ -107,6 +107,7 @@ __all__ = [
     "feed_forward",
     "flatten_params",
     "gather_pages",
+    "gelu",
     "init_classifier",
     "init_decoder_block",
     "init_embedding",

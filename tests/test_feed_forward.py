@@ -266,6 +266,23 @@ class TestActivations:
         )
 
 
+class TestGelu:
+    @pytest.mark.parametrize("shape", [(), (3,), (2, 0, 4)], ids=str)
+    def test_is_that_of_feed_forward(self, xp, shape):
+        x = normal(xp, *shape)
+
+        actual = af.gelu(x)
+
+        assert actual.dtype == x.dtype
+        assert tuple(actual.shape) == shape
+        np.testing.assert_array_equal(to_numpy(actual), to_numpy(only(xp, "gelu", x)))
+
+    @pytest.mark.errors
+    def test_refuses_integers(self, xp):
+        with pytest.raises(TypeError, match=r"`x` must have a real floating dtype; got int64"):
+            af.gelu(asarray(xp, [1], "int64"))
+
+
 class TestErrors:
     @pytest.mark.errors
     def test_say_what_is_wrong(self, xp):
