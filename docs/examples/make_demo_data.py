@@ -7,11 +7,11 @@ It needs what `minilm.py`, beside it, needs, and writes `attnfn/_demo/minilm.npz
 """
 
 import functools
-import math
 from pathlib import Path
 
 import numpy as np
-from minilm import hidden_states, load_params, load_tokenizer, model_directory, to_library
+from loading import to_library
+from minilm import hidden_states, load_params, load_tokenizer, model_directory
 
 import attnfn as af
 
@@ -29,9 +29,8 @@ def demo_data():
     directory = model_directory()
     encoding = load_tokenizer(directory).encode(SENTENCE)
     params = to_library(load_params(directory), functools.partial(np.asarray, dtype="float64"))
-    erf = np.vectorize(math.erf, otypes=["float64"])
 
-    x = hidden_states(params, np.asarray([encoding.ids]), erf=erf)[LAYER][0]
+    x = hidden_states(params, np.asarray([encoding.ids]))[LAYER][0]
     heads = params.layers[LAYER].attention
     return {
         "query": np.float32(af.project_heads(x, heads.w_q, heads.b_q)),

@@ -4,18 +4,14 @@ The reference runs in the same session, so that nothing recorded can be out of d
 """
 
 import functools
-import importlib
-import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import example
 
 import attnfn as af
 
 pytestmark = pytest.mark.models
-
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 SENTENCES = (
     "The bank of the river was flooded.",
@@ -28,12 +24,6 @@ SENTENCES = (
 
 #: float32: of the greatest value in a hidden state, and of the length of an embedding, 1.
 ROUNDING = 1e-6
-
-
-def example(name):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        return importlib.import_module(name)
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +80,14 @@ def exact(reference, tokens):
     return reference(tokens, "float64")[0]
 
 
-@pytest.fixture(scope="module", params=["numpy", "torch", "jax.jit"])
+@pytest.fixture(scope="module", params=["numpy", "torch", "jax"])
 def run(request, minilm, params):
     """`run(function, tokens)`: a function of the example on one library in float32, to NumPy."""
-    if request.param == "numpy":
-        library, jit, erf = np, lambda f: f, np.vectorize(math.erf, otypes=["float32"])
-    elif request.param == "torch":
-        import torch
-
-        library, jit, erf = torch, lambda f: f, torch.special.erf
-    else:
-        import jax
-
-        library, jit, erf = jax.numpy, jax.jit, jax.scipy.special.erf
-    there = minilm.to_library(params, library.asarray)
+    xp, compiled = minilm.library(request.param)
+    there = minilm.to_library(params, xp.asarray)
 
     def call(function, tokens):
-        out = jit(functools.partial(function, erf=erf))(there, library.asarray(tokens))
-        return [np.asarray(x) for x in out]
+        return [np.asarray(x) for x in compiled(function)(there, xp.asarray(tokens))]
 
     return call
 
@@ -162,10 +142,9 @@ class TestMiniLM:
     def test_float64_agrees_to_its_own_rounding_even_at_padding(
         self, minilm, params, tokens, exact
     ):
-        erf = np.vectorize(math.erf, otypes=["float64"])
         wide = minilm.to_library(params, functools.partial(np.asarray, dtype="float64"))
 
-        ours = minilm.hidden_states(wide, tokens, erf=erf)
+        ours = minilm.hidden_states(wide, tokens)
 
         for mine, its in zip(ours, exact, strict=True):
             np.testing.assert_allclose(mine, its, rtol=0, atol=1e-11)
@@ -175,7 +154,7 @@ class TestMiniLM:
 
         printed = capsys.readouterr().out.splitlines()
         blocks = {printed[i]: printed[i + 2 : i + 4] for i in range(0, len(printed), 4)}
-        assert list(blocks) == ["numpy", "torch", "jax.jit"]
+        assert list(blocks) == ["numpy", "torch", "jax"]
         numbers = [[float(line.split()[0]) for line in lines] for lines in blocks.values()]
         # Six decimals are printed: the last may round either way.
         np.testing.assert_allclose(numbers, numbers[:1] * 3, rtol=0, atol=1.5e-6)
