@@ -58,6 +58,25 @@ def parameters(rng: np.random.Generator, x: Numbers) -> None:
     assert_type(af.unflatten_params(params, {}), af.MultiHeadAttentionParams)
 
 
+def blocks(rng: np.random.Generator, x: Numbers, features: torch.Tensor) -> None:
+    encoder = af.init_encoder_block(16, 4, rng=rng)
+    assert_type(encoder, af.EncoderBlockParams)
+    assert_type(encoder.feed_forward, af.FeedForwardParams)
+    assert_type(af.encoder_block(encoder, x, activation="gelu", window_size=(2, 0)), Numbers)
+    decoder = af.init_decoder_block(16, 4, rng=rng, has_cross_attention=True)
+    assert_type(af.decoder_block(decoder, features, features, norm="rms"), torch.Tensor)
+    assert_type(af.layer_norm(encoder.attention_norm, x), Numbers)
+    assert_type(af.feed_forward(encoder.feed_forward, x, activation=abs), Numbers)
+    assert_type(af.mean_pool(features), torch.Tensor)
+
+
+def linear(q: jax.Array) -> None:
+    assert_type(af.linear_attention(q, q, q, is_causal=True), jax.Array)
+    out, state = af.linear_attention_with_state(q, q, q, chunk_len=32)
+    assert_type(out, jax.Array)
+    assert_type(state, af.LinearAttentionState)
+
+
 def refused(q: Numbers, t: torch.Tensor) -> None:
     af.attention(query=q, key=q, value=q)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     af.attention(q, q, q, None)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
