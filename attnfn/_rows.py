@@ -2,7 +2,7 @@
 
 import math
 
-from ._backend import may_have_gradient
+from ._backend import divided, may_have_gradient
 from ._checks import agree, shape_of
 from ._numerics import Exponentials, exponentials
 from ._problem import AttentionProblem
@@ -49,7 +49,7 @@ def _weights(
     xp = problem.xp
     bound = scores.bound if problem.sinks is None else math.inf
     row = exponentials(scores.values, problem.sinks, xp=xp, bound=bound)
-    weights = row.exp / row.total
+    weights = divided(row.exp, row.total)
     is_bad = bad_rows(problem, scores, row.empty)
     if scores.allowed is not None and may_have_gradient(weights):
         # They are 0 already. But where a hidden value is so large that its product with the

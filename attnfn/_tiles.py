@@ -17,6 +17,7 @@ from ._backend import (
     clipped,
     compiled,
     heads_at_once,
+    map_each,
     map_heads,
     map_rows,
     maps_heads,
@@ -63,7 +64,8 @@ def _compute(problem: AttentionProblem, /) -> tuple[Array, Array]:
     heads = _few_heads(problem)
     if not heads:
         return _in_rows(problem)
-    outs, lses = zip(*(_in_rows(narrow_heads(problem, h)) for h in heads), strict=True)
+    found = map_each(lambda h: _in_rows(narrow_heads(problem, h)), heads, problem)
+    outs, lses = zip(*found, strict=True)
     return problem.xp.concat(outs, axis=-3), problem.xp.concat(lses, axis=-2)
 
 
@@ -136,11 +138,13 @@ def _vjp(
     heads = _few_heads(problem)
     if not heads:
         return _vjp_in_rows(problem, results)
-    parts = []
-    for h in heads:
+
+    def gradients(h: Span) -> Differentials:
         served = Span(h.start * problem.group, h.size * problem.group)
         own = tuple(_block_of(x, served, -3, problem.shape[-3]) for x in results)
-        parts.append(_vjp_in_rows(narrow_heads(problem, h), own))
+        return _vjp_in_rows(narrow_heads(problem, h), own)
+
+    parts = map_each(gradients, heads, problem)
     return Differentials(
         *(
             _of_heads(like, list(found), xp=problem.xp)
@@ -214,7 +218,11 @@ def _jvp(
     if not heads:
         found = _jvp_in_rows(problem, along)
     else:
-        parts = [_jvp_in_rows(narrow_heads(problem, h), narrow_heads(along, h)) for h in heads]
+        parts = map_each(
+            lambda h: _jvp_in_rows(narrow_heads(problem, h), narrow_heads(along, h)),
+            heads,
+            problem,
+        )
         found = [problem.xp.concat(x, axis=-3) for x in zip(*parts, strict=True)]
     out, lse, d_out, d_lse = found
     return out, lse[..., 0], d_out, d_lse[..., 0]

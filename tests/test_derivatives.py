@@ -556,6 +556,7 @@ class TestMemory:
     def _rows_as_they_are(self, monkeypatch):
         monkeypatch.setattr(_tiles, "LEAST_ROWS", 16)
         monkeypatch.setattr(_tiles, "MOST_ROWS", 512)
+        monkeypatch.setenv("ATTNFN_NUM_THREADS", "1")  # each thread has some rows in hand
 
     def peak_of(self, call):
         tracemalloc.start()

@@ -373,6 +373,21 @@ class TestWorkers:
             np.testing.assert_array_equal(out, results[0][0])
             np.testing.assert_array_equal(lse, results[0][1])
 
+    def test_any_number_gives_the_same_bits_of_what_is_computed_in_rows(self, workers):
+        query, key, value, d_out = (normal(n, 300, 16, seed=n) for n in (6, 3, 3, 6))
+        found = []
+
+        for count in (1, 2, 7):
+            workers(count)
+            vjp = af.attention_vjp(query, key, value, d_out, is_causal=True)
+            jvp = af.attention_jvp((query, key, value), (query, key, value), is_causal=True)
+            out = af.attention(query, key, value, is_causal=True, engine="blockwise")
+            found.append([*vjp[:3], *jvp[0], *jvp[1], out])
+
+        for results in found[1:]:
+            for x, first in zip(results, found[0], strict=True):
+                np.testing.assert_array_equal(x, first)
+
     def test_several_are_at_work(self, workers):
         workers(3)
         seen, together = set(), threading.Barrier(3)

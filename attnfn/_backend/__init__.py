@@ -30,6 +30,7 @@ __all__ = [
     "constant",
     "describe_kind",
     "device",
+    "divided",
     "exp_or_zero",
     "from_numpy",
     "full",
@@ -45,6 +46,7 @@ __all__ = [
     "known_bound",
     "known_finite",
     "library_name",
+    "map_each",
     "map_heads",
     "map_rows",
     "maps_heads",
@@ -78,6 +80,7 @@ __all__ = [
 numpy_namespace: Namespace = np
 numpy_generator = np.random.Generator
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: Their arrays are plans of what is to be computed.
@@ -87,6 +90,8 @@ LAZY_LIBRARIES = ("dask", "ndonnx")
 _LEAST = {np.dtype(t): math.log(np.finfo(t).smallest_normal) for t in (np.float32, np.float64)}
 #: So few numbers that a look at them takes longer than whatever it can spare.
 SMALL = 4096
+#: Scores of a problem from which on other threads are worth being waited for.
+WORTH_THREADS = 2**17
 
 #: What fits into the cache of a core, or nearly so.
 CPU_WORKING_SET = 4 * 2**20
@@ -240,6 +245,19 @@ def map_heads(
     library = _special_library(next(iter(arrays.values())))
     assert library is not None, "`maps_heads` has said so"
     return library.map_heads(body, arrays)
+
+
+def map_each(function: Callable[[S], T], items: list[S], problem: Any, /) -> list[T]:
+    """Return what a function of ours makes of each part of a problem.
+
+    With NumPy's arrays, on every core. BLAS has one thread meanwhile, so that no bit depends
+    on the number of cores.
+    """
+    if not isinstance(problem.q, np.ndarray) or math.prod(problem.shape) < WORTH_THREADS:
+        return [function(item) for item in items]
+    from ._numpy_threads import map_on_threads
+
+    return map_on_threads(function, items)
 
 
 def map_rows(
@@ -524,13 +542,16 @@ def may_overwrite(*arrays: Array) -> bool:
 def exp_or_zero(x: Array, xp: Namespace) -> Array:
     """Return exp(x) of what is at most 0, and 0 where that would be a denormal number.
 
-    Products with denormal numbers take ten times as long and more.
+    Products with denormal numbers take ten times as long and more. `x` itself is given up.
     """
     if isinstance(x, np.ndarray):
         least = _LEAST.get(x.dtype)
-        if least is not None and x.size > SMALL and x.min() < least:
-            x = np.where(x < least, x.dtype.type(-math.inf), x)
-        return np.exp(x)
+        if least is None or x.size <= SMALL or not x.min() < least:
+            return np.exp(x, out=x)
+        # A product with truth values is much faster than any selection by them.
+        is_normal = x >= least
+        np.exp(np.maximum(x, x.dtype.type(least), out=x), out=x)
+        return np.multiply(x, is_normal, out=x)
     library = _special_library(x)
     return xp.exp(x) if library is None else library.exp_or_zero(x)
 
@@ -548,6 +569,11 @@ def normal_cdf(x: Array, xp: Namespace) -> Array:
     """Return the probability that a standard normal number is less than each of `x`."""
     library = _special_library(x)
     return normal_cdf_by_polynomial(x, xp) if library is None else library.normal_cdf(x)
+
+
+def divided(x: Array, by: Array) -> Array:
+    """Return x / by; `x` itself is given up, since fresh memory takes longer than to divide."""
+    return np.divide(x, by, out=x) if isinstance(x, np.ndarray) else x / by
 
 
 def is_small(x: Array) -> bool:

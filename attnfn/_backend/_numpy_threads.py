@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-__all__ = ["for_each", "num_workers"]
+__all__ = ["for_each", "map_on_threads", "num_workers"]
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: How many threads, where that is not to be every core this process may run on.
@@ -56,6 +57,17 @@ def for_each(function: Callable[[T], None], items: Iterable[T], /, *, workers: i
             wait(begun)
     for helper in begun:
         helper.result()
+
+
+def map_on_threads(function: Callable[[S], T], items: list[S], /) -> list[T]:
+    """Return what the function makes of each item, as `for_each` calls it."""
+    found: dict[int, T] = {}
+
+    def find(i: int) -> None:
+        found[i] = function(items[i])
+
+    for_each(find, range(len(items)), workers=num_workers())
+    return [found[i] for i in range(len(items))]
 
 
 def _work_off(function: Callable[[T], None], todo: "deque[T]", /) -> None:
