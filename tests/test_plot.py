@@ -360,7 +360,7 @@ class TestRefusals:
             ),
             (
                 lambda: attention_flow([np.ones((2, 2, 3, 3))]),
-                r"must have 3 axes, \(num_heads, length, length\)",
+                r"must have 3 axes at most, \(num_heads, length, length\)",
             ),
             (
                 lambda: attention_flow([np.ones((1, 3, 3))], tokens="ab"),

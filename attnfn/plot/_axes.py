@@ -50,28 +50,34 @@ def new_axes(q_len: int, kv_len: int) -> Axes:
 
 
 def label_columns(ax: Axes, tokens: Sequence[str] | None, n: int, room: float) -> None:
-    """Write tokens above the columns, at a slant."""
+    """Write tokens above the columns, at a slant, or some of their numbers."""
     ax.xaxis.set_ticks_position("top")
     ax.xaxis.set_label_position("top")
-    # At a slant, lines of text are nearer to each other than the columns.
-    slanted = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
-    _label(ax.xaxis, tokens, n, 0.75 * room, **slanted)
+    if tokens is None:
+        _number(ax.xaxis, n, room)
+    else:
+        # At a slant, lines of text are nearer to each other than the columns.
+        slanted = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
+        _label(ax.xaxis, tokens, 0.75 * room, **slanted)
 
 
 def label_rows(ax: Axes, tokens: Sequence[str] | None, n: int, room: float) -> None:
-    """Write tokens beside the rows."""
-    _label(ax.yaxis, tokens, n, room)
-
-
-def _label(
-    axis: Axis, tokens: Sequence[str] | None, n: int, room: float, **options: Any
-) -> None:
-    """Write every token, or those that fit where there are `room` points for each."""
+    """Write tokens beside the rows, or some of their numbers."""
     if tokens is None:
-        axis.set_ticks(range(0, n, math.ceil(n / 12)))
-        return
+        _number(ax.yaxis, n, room)
+    else:
+        _label(ax.yaxis, tokens, room)
+
+
+def _number(axis: Axis, n: int, room: float) -> None:
+    width = 7.0 * len(str(n - 1)) + 4.0
+    axis.set_ticks(range(0, n, math.ceil(max(n / 12, width / max(room, 0.1)))))
+
+
+def _label(axis: Axis, tokens: Sequence[str], room: float, **options: Any) -> None:
+    """Write every token, or those that fit where there are `room` points for each."""
     size = min(LARGE, max(SMALL, 0.85 * room))
-    shown = range(0, n, max(1, math.ceil(SMALL / max(room, 0.1))))
+    shown = range(0, len(tokens), math.ceil(SMALL / max(room, 0.1)))
     # A token may hold a $, which would be read as mathematics.
     words = [on_one_line(tokens[i]) for i in shown]
     axis.set_ticks(list(shown), words, parse_math=False, fontsize=size, **options)

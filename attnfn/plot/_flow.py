@@ -39,7 +39,8 @@ def attention_flow(
     ----------
     weights : sequence of arrays, or array, shape (layers, num_heads, length, length)
         The weights of each layer, from the first to the last, for one sequence: what
-        `attention_weights` returns, of any library, on any device. Heads are averaged.
+        `attention_weights` returns, of any library, on any device. Heads are averaged; in a
+        list, a layer of two axes has one head.
     tokens : sequence of str, optional
         What stands beside the inputs, `length` of them. Default: their numbers.
     position : int, optional
@@ -59,7 +60,7 @@ def attention_flow(
     Raises
     ------
     ValueError
-        If a layer has other axes than ``(num_heads, length, length)``, layers differ in length,
+        If a layer has more axes than ``(num_heads, length, length)``, layers differ in length,
         there are no layers or no tokens, `position` is not one of them, or `residual` is not in
         [0, 1].
 
@@ -185,9 +186,9 @@ def _new_flow_axes(num_layers: int, length: int) -> Axes:
 
 
 def _check_layer(weights: Array) -> None:
-    if weights.ndim != 3:
+    if weights.ndim > 3:
         message = (
-            f"A layer of `weights` must have 3 axes, (num_heads, length, length); "
+            f"A layer of `weights` must have 3 axes at most, (num_heads, length, length); "
             f"got shape {weights.shape}. Choose a sequence first, as in x[0]."
         )
         raise ValueError(message)
