@@ -162,6 +162,24 @@ class TestMiniLM:
         assert numbers[0][0] > numbers[0][1]
 
 
+class TestBank:
+    def test_a_head_finds_out_what_kind_of_bank_it_is(self):
+        bank = example("bank")
+
+        for sentence, telling in zip(bank.SENTENCES[::2], ("river", "robbed"), strict=True):
+            tokens, weights = bank.look(sentence)
+            row = weights[tokens.index("bank")]
+            assert tokens[int(row.argmax())] == telling
+            assert row.max() > 0.4
+
+    def test_the_picture_has_both_sentences(self):
+        bank = example("bank")
+
+        titles = [ax.get_title() for ax in bank.draw().axes]
+
+        assert [title for title in titles if title] == [*bank.SENTENCES[::2]]
+
+
 class TestDemoData:
     def test_package_data_is_what_its_script_makes(self):
         from attnfn._demo import load_sentence
