@@ -456,8 +456,9 @@ def select_engine(
        together. On PyTorch it can do no `score_mod` or function, nothing within the
        transforms of ``torch.func`` and in forward mode; in a graph or on another device than a
        CPU no `softcap`, dropout, log-sum-exp, or array as `q_offset`, either. It is slower for
-       16 queries and fewer that need no gradient, and with what a graph cannot have for fewer
-       than 2^16 scores a head.
+       16 queries and fewer to a key/value head that need no gradient, unless all keys together
+       have more than 2^16 numbers, and with what a graph cannot have for fewer than 2^16
+       scores a head.
     2. "dense", if queries had better not be cut: lengths that are not known, arrays of Dask and
        ndonnx, on PyTorch what is being compiled and forward-mode derivatives, on JAX a function
        given outside of ``jax.jit``.

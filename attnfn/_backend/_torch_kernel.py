@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .._typing import Array
+from . import _torch_step as step
 from . import _torch_tiles as tiles
 from ._torch import (
     all_finite,
@@ -42,8 +43,6 @@ _backward: Any = getattr(
 ROWS, GRADIENT_ROWS = 256, 512
 #: How many numbers of a mask there are at once.
 MASK_SIZE = 2**24
-#: So few query rows to a key/value head had better be one product for all of its query heads.
-FEW_ROWS = 16
 #: So few scores of a head had better be computed for all heads at once.
 FEW_SCORES = 2**16
 #: How often a loop may be unrolled in a graph.
@@ -96,15 +95,11 @@ def _obstacle_to_a_graph(problem: Any, /, *, has_positions: bool) -> str | None:
 
 
 def is_worth_it(problem: Any, /) -> bool:
-    """Return whether the kernel is faster than the definition: not with a few queries.
-
-    Reading the keys is all the work then, and the kernel has to be asked about each query head.
-    """
-    if _needs_tiles(problem) and math.prod(problem.shape[-2:]) < FEW_SCORES:
-        return False
-    if not may_look_freely(problem.q, problem.k, problem.v):
-        return True
-    return bool(problem.group * problem.shape[-2] > FEW_ROWS)
+    """Return whether this is faster than the definition."""
+    is_few = problem.group * problem.shape[-2] <= step.FEW_ROWS
+    if is_few and may_look_freely(problem.q, problem.k, problem.v):
+        return step.fits(problem)
+    return not _needs_tiles(problem) or math.prod(problem.shape[-2:]) >= FEW_SCORES
 
 
 def _needs_tiles(problem: Any, /) -> bool:
@@ -126,21 +121,36 @@ def attention(problem: Any, definition: Any, /) -> tuple[Array, Array | None]:
 
 
 def _attend(definition: Any, problem: Any, /) -> tuple[Array, Array]:
-    if not _is_ordinary(problem):
-        return definition.attend(problem)
+    return _finite(definition, problem) or definition.attend(problem)
+
+
+def _finite(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
+    """Return the results if there is something to compute, and all that is seen is finite."""
+    if _has_no_axis(problem):
+        return None
+    is_step = step.fits(problem)
+    found = (step.attend if is_step else _of_many)(definition, problem)
+    has_its_share = _needs_tiles(problem) and not is_step
+    if found is None or problem.sinks is None or has_its_share:
+        return found
+    return _with_sinks(*found, problem.sinks)
+
+
+def _of_many(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
+    """Return the results, without the sinks unless tiles are needed."""
+    if not all_finite(problem.q, problem.k):
+        return None
     problem = _cast(problem)
     if _needs_tiles(problem):
         out, lse = tiles.attend(definition, problem, tiles.greatest(problem))
-        return (out, lse) if all_finite(out) else definition.attend(problem)
+        return (out, lse) if all_finite(out) else None
     results = [_of_part(part) for part in _parts(definition, problem, ROWS)]
     if len(results) == 1:
         ((out, lse),) = results
     else:
         outs, lses = zip(*results, strict=True)
         out, lse = torch.cat(outs, dim=-2), torch.cat(lses, dim=-1)
-    if not all_finite(out):
-        return definition.attend(problem)
-    return (out, lse) if problem.sinks is None else _with_sinks(out, lse, problem.sinks)
+    return (out, lse) if all_finite(out) else None
 
 
 def _of_part(part: _Part, /) -> tuple[Array, Array]:
@@ -196,10 +206,12 @@ def _gradients(
     /,
 ) -> dict[str, Array] | None:
     out, lse = saved
-    if not (_is_ordinary(problem) and all_finite(d_out, out)):
+    if _has_no_axis(problem) or not all_finite(d_out, out):
         return None
     full = _cast(problem)
     most = tiles.greatest(full)
+    if not (math.isfinite(most) or all_finite(problem.q, problem.k)):
+        return None
     delta = (d_out * out).sum(-1, keepdim=True)
     delta = delta if d_lse is None else delta - d_lse[..., None]
     if (
@@ -474,7 +486,5 @@ def _cast(problem: Any, /) -> Any:
     return problem._replace(q=q, k=k, v=v)
 
 
-def _is_ordinary(problem: Any, /) -> bool:
-    """Return whether there is something to compute, and queries and keys are finite."""
-    no_axis = 0 in problem.shape or 0 in problem.v.shape or 0 in problem.q.shape
-    return not no_axis and all_finite(problem.q, problem.k)
+def _has_no_axis(problem: Any, /) -> bool:
+    return 0 in problem.shape or 0 in problem.v.shape or 0 in problem.q.shape
