@@ -18,7 +18,20 @@ SHAPES = {
     "one_query_head": ((1, 5, 4), (2, 3, 5, 4), (3, 5, 2)),
     "no_batch_of_keys": ((2, 4, 5, 4), (2, 5, 4), (5, 2)),
 }
-by_shapes = pytest.mark.parametrize("shapes", SHAPES)
+
+
+def by_shapes(*names):
+    """Parametrise over shapes; those with axes left out are marked as such."""
+    full = ("plain", "grouped", "one_key_head")
+    return pytest.mark.parametrize(
+        "shapes",
+        [
+            pytest.param(n, marks=() if n in full else pytest.mark.free_axes)
+            for n in names or SHAPES
+        ],
+    )
+
+
 by_order = pytest.mark.parametrize("is_causal", [False, True], ids=["all", "causal"])
 differentiable = pytest.mark.libraries("torch", "jax", reason="the others do not differentiate")
 
@@ -70,7 +83,7 @@ def assert_close(actual, expected, tolerance=1e-12):
 
 
 class TestLinearAttention:
-    @by_shapes
+    @by_shapes()
     @by_order
     def test_is_its_formula(self, xp, shapes, is_causal):
         q, k, v = arrays(xp, shapes)
@@ -124,7 +137,7 @@ class TestLinearAttention:
         ):
             assert_close(actual, np.zeros((2, 3, 5, 2)))
 
-    @pytest.mark.parametrize("shapes", ["grouped", "no_heads"])
+    @by_shapes("grouped", "no_heads")
     def test_may_be_empty(self, xp, shapes):
         q, k, v = piece(arrays(xp, shapes), 0)
 
@@ -329,7 +342,7 @@ class TestLinearAttention:
 
 
 class TestLinearAttentionWithState:
-    @pytest.mark.parametrize("shapes", ["grouped", "no_heads", "no_batch_of_keys"])
+    @by_shapes("grouped", "no_heads", "no_batch_of_keys")
     def test_of_pieces_is_that_of_the_whole(self, xp, shapes):
         given = arrays(xp, shapes)
         expected, last = af.linear_attention_with_state(*given, is_causal=True)
