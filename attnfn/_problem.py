@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from ._backend import block, device, namespace, numpy_namespace, plain, scalar
+from ._backend import block, device, namespace, numpy_namespace, plain, scalar, transposed
 from ._checks import (
     agree,
     check_bias_axes,
@@ -46,6 +46,7 @@ __all__ = [
     "fit_term",
     "narrow",
     "narrow_heads",
+    "turned",
     "with_arrays",
     "without_leading_axis",
 ]
@@ -82,6 +83,7 @@ class AttentionProblem(NamedTuple):
     bad_keys: Array | None = None  # bool, (..., num_heads or 1, 1, kv_len)
     bad_values: Array | None = None  # the same
     wants_lse: bool = False  # whether the lse is asked for, besides the output
+    is_turned: bool = False  # whether keys and values lie (..., dim, kv_len)
     is_trusted: bool = False  # whether what is not finite was left where it is
 
     @property
@@ -253,13 +255,14 @@ def narrow(problem: AttentionProblem, rows: Span, keys: Span, /) -> AttentionPro
     def cut_both(x: Any) -> Any:
         return cut(cut(x, -2, rows, q_len), -1, keys, kv_len)
 
+    by_key = -1 if problem.is_turned else -2
     segments = problem.segments
     if segments is not None:
         segments = (cut(segments[0], -2, rows, q_len), cut(segments[1], -1, keys, kv_len))
     return problem._replace(
         q=cut(problem.q, -2, rows, q_len),
-        k=cut(problem.k, -2, keys, kv_len),
-        v=cut(problem.v, -2, keys, kv_len),
+        k=cut(problem.k, by_key, keys, kv_len),
+        v=cut(problem.v, by_key, keys, kv_len),
         shape=(*problem.shape[:-2], rows.size, keys.size),
         bias=cut_both(problem.bias),
         mask=cut_both(problem.mask),
@@ -271,6 +274,12 @@ def narrow(problem: AttentionProblem, rows: Span, keys: Span, /) -> AttentionPro
         bad_keys=cut(problem.bad_keys, -1, keys, kv_len),
         bad_values=cut(problem.bad_values, -1, keys, kv_len),
     )
+
+
+def turned(problem: AttentionProblem, /) -> AttentionProblem:
+    """Return a problem whose keys and values lie (..., dim, kv_len)."""
+    k, v = (transposed(x, problem.xp) for x in (problem.k, problem.v))
+    return problem._replace(k=k, v=v, is_turned=True)
 
 
 def narrow_heads(problem: AttentionProblem, heads: Span, /) -> AttentionProblem:

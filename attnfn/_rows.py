@@ -2,7 +2,7 @@
 
 import math
 
-from ._backend import divided, may_have_gradient
+from ._backend import divided, may_have_gradient, transposed
 from ._checks import agree, shape_of
 from ._numerics import Exponentials, exponentials
 from ._problem import AttentionProblem
@@ -22,7 +22,8 @@ def attend(problem: AttentionProblem) -> tuple[Array, Array]:
     weights, row, is_bad = _weights(problem, scores)
     if problem.dropout_mask is not None:
         weights = xp.where(kept(problem), weights, 0.0) / problem.keep_rate
-    out = product(problem, weights, problem.v)
+    v = transposed(problem.v, xp) if problem.is_turned else problem.v
+    out = product(problem, weights, v)
     check_trust(problem, out)
 
     lse = _replaced(row.lse(xp=xp), is_bad, xp=xp)[..., 0] if problem.wants_lse else None

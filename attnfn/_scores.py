@@ -104,7 +104,8 @@ def score_before_bias(problem: AttentionProblem) -> tuple[Scores, Array]:
     xp = problem.xp
     at = _positions(problem) if problem.uses_positions else ()
     allowed = allowed_of(problem, at)
-    s = product(problem, problem.q, transposed(problem.k, xp))
+    k = problem.k if problem.is_turned else transposed(problem.k, xp)
+    s = product(problem, problem.q, k)
     bound = check_trust(problem, s)
 
     if problem.score_mod is not None:

@@ -17,6 +17,8 @@ from ._backend import (
     clipped,
     compiled,
     heads_at_once,
+    if_any,
+    looks_once,
     map_each,
     map_heads,
     map_rows,
@@ -31,11 +33,12 @@ from ._problem import (
     Span,
     narrow,
     narrow_heads,
+    turned,
     with_arrays,
     without_leading_axis,
 )
 from ._rows import attend
-from ._scores import clean
+from ._scores import allowed_of, clean
 from ._typing import Array, Namespace
 
 __all__ = ["compute_by_rows", "compute_jvp", "compute_vjp", "visible"]
@@ -59,6 +62,37 @@ def compute_by_rows(problem: AttentionProblem, /) -> tuple[Array, Array]:
 
 def _compute(problem: AttentionProblem, /) -> tuple[Array, Array]:
     problem = clean(problem)
+    if not looks_once(problem.q):
+        return _by_heads(problem)
+    blind = problem._replace(bad_keys=None, bad_values=None)
+    out, lse = _by_heads(turned(blind))
+    sees_bad_key, sees_bad_value = _bad_rows(problem)
+    where = problem.xp.where
+    return (
+        where(sees_bad_key | sees_bad_value, math.nan, out),
+        where(sees_bad_key[..., 0], math.nan, lse),
+    )
+
+
+def _bad_rows(problem: AttentionProblem, /) -> list[Array]:
+    """Return which rows may attend to a bad key, and which to a bad value: (..., q_len, 1)."""
+    xp = problem.xp
+
+    def look(rows: Span, keys: Span) -> tuple[tuple[Array, ...], tuple[()]]:
+        part = narrow(problem, rows, keys)
+        allowed = allowed_of(part)
+
+        def seen(bad: Any) -> Array:
+            found = xp.any(bad if allowed is None else bad & allowed, axis=-1, keepdims=True)
+            return xp.broadcast_to(found, (*found.shape[:-2], rows.size, 1))
+
+        return (seen(part.bad_keys), seen(part.bad_values)), ()
+
+    bad: Any = (problem.bad_keys, problem.bad_values)
+    return if_any(bad, lambda: _collected(problem, look, FORWARD_ARRAYS))
+
+
+def _by_heads(problem: AttentionProblem, /) -> tuple[Array, Array]:
     if problem.is_of_arrays and 0 not in problem.shape and maps_heads(problem.q):
         return _one_by_one(problem)
     heads = _few_heads(problem)

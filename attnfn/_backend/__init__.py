@@ -38,6 +38,7 @@ __all__ = [
     "greatest",
     "has_dtype",
     "heads_at_once",
+    "if_any",
     "is_autocasting",
     "is_bool",
     "is_integer",
@@ -46,6 +47,7 @@ __all__ = [
     "known_bound",
     "known_finite",
     "library_name",
+    "looks_once",
     "map_each",
     "map_heads",
     "map_rows",
@@ -236,6 +238,24 @@ def maps_heads(x: Array) -> bool:
     """Return whether `map_heads` is how to go from head to head."""
     library = _special_library(x)
     return False if library is None else library.maps_heads(x)
+
+
+def looks_once(x: Array) -> bool:
+    """Return whether a loop over rows is compiled, and had better be of few operations.
+
+    Then what is not finite is looked for once, by `if_any`, and keys and values lie (..., dim,
+    kv_len), as do the gradients that are added up: a product (dim, rows) @ (rows, kv_len) has
+    the few rows turned, where (kv_len, rows) @ (rows, dim) would have all the weights.
+    """
+    library = _special_library(x)
+    return False if library is None else library.looks_once(x)
+
+
+def if_any(flags: tuple[Array, ...], compute: Callable[[], T]) -> T:
+    """Return what `compute` does if a flag is set, zeros like it if none is."""
+    library = _special_library(flags[0])
+    assert library is not None, "`looks_once` has said so"
+    return library.if_any(flags, compute)
 
 
 def map_heads(

@@ -4,7 +4,8 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -27,8 +28,10 @@ __all__ = [
     "greatest",
     "has_dtype",
     "heads_at_once",
+    "if_any",
     "is_autocasting",
     "known_finite",
+    "looks_once",
     "map_heads",
     "map_rows",
     "maps_heads",
@@ -163,6 +166,20 @@ def maps_heads(x: Array) -> bool:
     return isinstance(x, jax.core.Tracer) and jax.default_backend() == "cpu"
 
 
+def looks_once(x: Array) -> bool:
+    return isinstance(x, jax.core.Tracer)
+
+
+def if_any(flags: tuple[Array, ...], compute: Callable[[], T]) -> T:
+    nothing = jax.eval_shape(compute)
+
+    def zeros() -> T:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing)
+
+    is_any = reduce(or_, [jnp.any(x) for x in flags])
+    return jax.lax.cond(is_any, compute, zeros)
+
+
 def map_heads(
     body: Callable[[dict[str, Array]], tuple[Array, Array]], arrays: dict[str, Array]
 ) -> tuple[Array, Array]:
@@ -193,12 +210,9 @@ def sees_any(allowed: Array, bad: Array) -> Array:
     def look() -> Array:
         return jnp.any(allowed & bad, axis=-1, keepdims=True)
 
-    if not isinstance(bad, jax.core.Tracer):
-        # A condition over a new function is compiled at every call.
-        return look()
-    # Reducing takes a fifth of the time of all the rest, and mostly nothing is bad.
-    nothing = jax.eval_shape(look)
-    return jax.lax.cond(jnp.any(bad), look, lambda: jnp.zeros(nothing.shape, nothing.dtype))
+    # A condition over a new function is compiled at every call. But reducing takes a fifth of
+    # the time of all the rest, and mostly nothing is bad.
+    return if_any((bad,), look) if isinstance(bad, jax.core.Tracer) else look()
 
 
 def add_block(x: Array, part: Array, row: int | Array, column: int | Array) -> Array:
