@@ -23,7 +23,8 @@ __all__ = ["compute"]
 def compute(problem: AttentionProblem) -> tuple[Array, Array]:
     """Return the output and the lse, if it is wanted, both in the compute dtype."""
     q, k, v = problem.q, problem.k, problem.v
-    if _has_few_rows(problem) and problem.is_of_arrays and may_look(q, k, v):
+    # Lengths may be symbols where no value may be looked at, and have no order.
+    if may_look(q, k, v) and _has_few_rows(problem) and problem.is_of_arrays:
         try:
             with full_precision(q, is_trusted=True):
                 return attend(trust(problem))
