@@ -646,6 +646,10 @@ class TestParameters:
 
 
 class TestFewRows:
+    @pytest.fixture(autouse=True)
+    def _are_looked_at(self, monkeypatch):
+        monkeypatch.setattr("attnfn._engines.dense.FEW_NUMBERS", 0)
+
     @pytest.mark.parametrize("spoiled", [(), (0,), (1,), (2,), (0, 1, 2)])
     def test_what_is_not_finite_spoils_the_rows_that_see_it_alone(self, spoiled):
         inputs = [normal(4, n, 8, seed=n) for n in (2, 6, 6)]

@@ -3,6 +3,8 @@
 The other engines are right exactly when they agree with this one.
 """
 
+import math
+
 from .._backend import (
     can_be_cut,
     compiled,
@@ -18,6 +20,9 @@ from .._scores import NotFiniteError, clean, product, trust
 from .._typing import Array
 
 __all__ = ["compute"]
+
+#: So few numbers in keys and values that to clean them takes less time than a condition.
+FEW_NUMBERS = 2**12
 
 
 def compute(problem: AttentionProblem) -> tuple[Array, Array]:
@@ -41,7 +46,7 @@ def _computed(problem: AttentionProblem, /) -> tuple[Array, Array]:
     if problem.uses_positions:
         # Decoding from a cache moves it at every step.
         problem = problem._replace(q_offset=variable(problem.q_offset, problem.q))
-    is_few = can_be_cut(problem) and _has_few_rows(problem)
+    is_few = can_be_cut(problem) and _has_few_rows(problem) and not _has_few_numbers(problem)
     return compiled(_few if is_few else _compute, problem)
 
 
@@ -65,3 +70,7 @@ def _has_few_rows(problem: AttentionProblem) -> bool:
     """Return whether a look at the products is cheaper than one at all keys and values."""
     rows = problem.group * problem.shape[-2]
     return rows < problem.k.shape[-1] + problem.v.shape[-1]
+
+
+def _has_few_numbers(problem: AttentionProblem) -> bool:
+    return math.prod(problem.k.shape) + math.prod(problem.v.shape) <= FEW_NUMBERS
