@@ -285,3 +285,25 @@ class TestOracle:
         e = sum(1 / math.factorial(n) for n in range(20))
         np.testing.assert_allclose(weights, [[1 / (1 + e), e / (1 + e)]], rtol=1e-15)
         assert_agrees(lse, [math.log(1 + e)])
+
+
+@pytest.mark.libraries("numpy", reason="only there is a peak near 0 left where it is")
+class TestRowsNearZero:
+    @pytest.mark.parametrize("peak", [0.0, 39.0, -39.0, 41.0, -41.0, 1000.0])
+    @pytest.mark.parametrize("hides", [False, True], ids=["whole", "masked"])
+    def test_have_weights_as_exact_as_all_others(self, xp, peak, hides):
+        query = np.asarray([[[peak], [1.0], [0.5]]], np.float32)
+        key = np.asarray([[[1.0], [0.9], [0.75]]], np.float32)
+        mask = np.asarray([[True, True, True], [False] * 3, [True, False, True]])
+        mask = mask if hides else np.ones((3, 3), bool)
+
+        scores = np.where(mask, query.astype(float) @ key.astype(float).mT, -np.inf)
+        weights = np.exp(scores - np.where(mask.any(-1), scores.max(-1), 0.0)[..., None])
+        total = weights.sum(-1, keepdims=True)
+        expected = weights / np.where(total == 0, 1.0, total)
+
+        found = af.attention(
+            query, key, np.eye(3, dtype=np.float32)[None], mask=mask, scale=1.0
+        )
+
+        np.testing.assert_allclose(found, expected, rtol=1e-6 * max(1.0, abs(peak)), atol=1e-37)
