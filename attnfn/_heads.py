@@ -4,6 +4,7 @@ from typing import TypeAlias
 
 from jaxtyping import Float, Shaped
 
+from ._backend import affine
 from ._checks import (
     check_divides,
     check_exact_ndim,
@@ -239,10 +240,12 @@ def project(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
     check_exact_ndim(names[1], weight, 3, "(model_dim, num_heads, head_dim)")
     model_dim, num_heads, head_dim = weight.shape
     check_sizes_meet("model_dim", **{names[0]: (x, -1), names[1]: (weight, 0)})
-    out = x @ xp.reshape(weight, (model_dim, num_heads * head_dim))
-    if not is_absent(bias):
+    matrix = xp.reshape(weight, (model_dim, num_heads * head_dim))
+    if is_absent(bias):
+        out = x @ matrix
+    else:
         check_exact_shape(names[2], bias, [(num_heads, head_dim)], "(num_heads, head_dim)")
-        out = out + xp.reshape(bias, (num_heads * head_dim,))
+        out = affine(x, matrix, xp.reshape(bias, (num_heads * head_dim,)))
     return _swapped(xp.reshape(out, (*out.shape[:-1], num_heads, head_dim)), xp=xp)
 
 
@@ -254,11 +257,11 @@ def combine(x: Array, weight: Array, bias: Array, names: Names, /) -> Array:
     num_heads, value_dim, model_dim = weight.shape
     check_sizes_meet("num_heads", **{names[0]: (x, -3), names[1]: (weight, 0)})
     check_sizes_meet("value_dim", **{names[0]: (x, -1), names[1]: (weight, 1)})
-    out = merge_heads(x) @ xp.reshape(weight, (num_heads * value_dim, model_dim))
-    if not is_absent(bias):
-        check_exact_shape(names[2], bias, [(model_dim,)], "(model_dim,)")
-        out = out + bias
-    return out
+    x, matrix = merge_heads(x), xp.reshape(weight, (num_heads * value_dim, model_dim))
+    if is_absent(bias):
+        return x @ matrix
+    check_exact_shape(names[2], bias, [(model_dim,)], "(model_dim,)")
+    return affine(x, matrix, bias)
 
 
 def _swapped(x: Array, /, *, xp: Namespace) -> Array:

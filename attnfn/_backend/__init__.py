@@ -21,6 +21,7 @@ from ._normal_cdf import normal_cdf_by_polynomial
 
 __all__ = [
     "add_block",
+    "affine",
     "arange",
     "block",
     "bounds",
@@ -493,6 +494,12 @@ def transposed(x: Array, xp: Namespace) -> Array:
     # Not matrix_transpose, which torch.autograd cannot batch.
     *batch, a, b = range(x.ndim)
     return xp.permute_dims(x, (*batch, b, a))
+
+
+def affine(x: Array, weight: Array, bias: Array) -> Array:
+    """Return ``x @ weight + bias``: in one step where the library has one."""
+    library = _special_library(x)
+    return x @ weight + bias if library is None else library.affine(x, weight, bias)
 
 
 def constant(x: Array) -> Array:

@@ -17,6 +17,7 @@ from ._loop import Add, Body, Rows, loop
 
 __all__ = [
     "add_block",
+    "affine",
     "block",
     "can_be_cut",
     "clipped",
@@ -219,6 +220,10 @@ def add_block(x: Array, part: Array, row: int | Array, column: int | Array) -> A
     at = (*[0] * (x.ndim - 2), row, column)
     old = jax.lax.dynamic_slice(x, at, (*x.shape[:-2], *part.shape[-2:]))
     return jax.lax.dynamic_update_slice(x, old + part, at)
+
+
+def affine(x: Array, weight: Array, bias: Array) -> Array:
+    return x @ weight + bias
 
 
 def constant(x: Array) -> Array:
