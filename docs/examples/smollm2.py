@@ -178,17 +178,20 @@ def tell(prompt, tokens, tokenizer, num_tokens):
 
 def main(arguments=None):
     """Go on from a prompt, a token at a time."""
+    from rich.console import Console
+
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("prompt", nargs="?", default="Once upon a time")
     parser.add_argument("--library", choices=LIBRARIES, default="numpy")
     parser.add_argument("--tokens", type=int, default=64)
     options = parser.parse_args(arguments)
 
-    reader = open_model()
-    tokenizer = load_tokenizer(reader)
-    xp, compiled = library(options.library)
+    with Console().status("Reading the weights"):
+        reader = open_model()
+        tokenizer = load_tokenizer(reader)
+        xp, compiled = library(options.library)
+        params = to_library(load_params(reader), xp.asarray)
     prompt = tokenizer.encode(options.prompt).ids
-    params = to_library(load_params(reader), xp.asarray)
     capacity = len(prompt) + options.tokens
     tokens = generate(params, prompt, capacity, xp=xp, compiled=compiled)
     tell(options.prompt, tokens, tokenizer, options.tokens)

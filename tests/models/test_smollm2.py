@@ -161,6 +161,8 @@ class TestSmolLM2:
             seconds.append((time.perf_counter() - start) / (NUM_TOKENS - 2))
 
         assert ours == theirs
+        # At their best: a busy machine says nothing about the code.
+        assert run.library != "numpy" or 1 / min(seconds) >= 5
         report(
             f"SmolLM2, {run.library}: {sum(map(len, ours))} tokens of {len(prompts)} prompts as "
             f"transformers has them, {1 / np.median(seconds):.1f} tokens a second"
