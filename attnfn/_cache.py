@@ -6,10 +6,10 @@ from jaxtyping import Float, Integer, Shaped
 
 from ._backend import (
     arange,
+    chosen_namespace,
     full,
     may_overwrite,
     namespace,
-    numpy_namespace,
     plain,
     scalar,
     write,
@@ -168,7 +168,7 @@ def init_kv_cache(
     check_bool("is_rolling", is_rolling)
     if xp is not None:
         check_namespace(xp)
-    resolved = numpy_namespace if xp is None else xp
+    resolved = chosen_namespace(xp)
     dtype = resolved.float32 if dtype is None else dtype
     check_floating_dtype("dtype", dtype, xp=resolved)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxtyping import Bool, Integer
 
-from ._backend import arange, namespace, numpy_namespace, plain
+from ._backend import arange, chosen_namespace, namespace, plain
 from ._backend import device as device_of
 from ._checks import (
     check_dtype,
@@ -504,7 +504,7 @@ def _grid(
         device = device_of(next(iter(arrays.values()))) if device is None else device
     if xp is not None:
         check_namespace(xp, **arrays)
-    resolved = own if arrays else (numpy_namespace if xp is None else xp)
+    resolved = own if arrays else chosen_namespace(xp)
     offset = _aligned("q_offset", q_offset)
     return positions(plain(q_len), plain(kv_len), offset, xp=resolved, where=device)
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from ._backend import from_numpy, numpy_generator, numpy_namespace
+from ._backend import chosen_namespace, from_numpy, numpy_generator, numpy_namespace
 from ._checks import (
     check_choice,
     check_distinct,
@@ -163,7 +163,7 @@ class Maker:
         if xp is not None:
             check_namespace(xp)
         self.device = device
-        self.xp = numpy_namespace if xp is None else xp
+        self.xp = chosen_namespace(xp)
         self.dtype = self.xp.float32 if dtype is None else dtype
         check_floating_dtype("dtype", self.dtype, xp=self.xp)
 

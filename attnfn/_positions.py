@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Float, Integer, Shaped
 
-from ._backend import arange, numpy_namespace, plain, vector, wide_float
+from ._backend import arange, chosen_namespace, plain, vector, wide_float
 from ._backend import device as device_of
 from ._checks import (
     check_bool,
@@ -179,7 +179,7 @@ def alibi_slopes(
     check_integer("num_heads", num_heads, least=1)
     if xp is not None:
         check_namespace(xp)
-    resolved = numpy_namespace if xp is None else xp
+    resolved = chosen_namespace(xp)
     dtype = resolved.float32 if dtype is None else dtype
     check_floating_dtype("dtype", dtype, xp=resolved)
 

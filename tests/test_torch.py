@@ -617,3 +617,24 @@ class TestParameters:
         assert type(loaded) is type(params)
         for x, y in zip(loaded, params, strict=True):
             assert (x is y) if isinstance(y, tuple) else torch.equal(x, y)
+
+
+class TestOwnNamespace:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda xp: af.init_multi_head_attention(4, 2, rng=np.random.default_rng(0), xp=xp),
+            lambda xp: af.init_norm(2, xp=xp, dtype=torch.bfloat16),
+            lambda xp: af.init_kv_cache(1, 2, 3, xp=xp),
+            lambda xp: af.alibi_slopes(2, xp=xp),
+            lambda xp: af.causal_mask(2, xp=xp),
+        ],
+        ids=["attention", "norm", "cache", "slopes", "mask"],
+    )
+    def test_is_as_good_as_that_of_the_standard(self, make):
+        actual, expected = (af.flatten_params({"x": make(own)}) for own in (torch, xp))
+
+        assert actual.keys() == expected.keys()
+        for name, x in actual.items():
+            assert isinstance(x, torch.Tensor)
+            torch.testing.assert_close(x, expected[name])

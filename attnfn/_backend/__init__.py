@@ -26,6 +26,7 @@ __all__ = [
     "block",
     "bounds",
     "can_be_cut",
+    "chosen_namespace",
     "clipped",
     "compiled",
     "constant",
@@ -149,6 +150,15 @@ def _special_namespace(xp: Namespace) -> ModuleType | None:
 
         return _jax
     return None
+
+
+def chosen_namespace(xp: Namespace | None) -> Namespace:
+    """Return the namespace that an `xp` asks for, as the standard has it; NumPy for None."""
+    if xp is None:
+        return np
+    # PyTorch's own lacks `isdtype` and `astype`.
+    library = _special_namespace(xp)
+    return xp if library is None else library.namespace()
 
 
 def native_kernel(x: Array) -> ModuleType | None:
