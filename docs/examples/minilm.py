@@ -15,6 +15,7 @@ from array_api_compat import array_namespace
 from loading import LIBRARIES, library, package_directory, to_library
 
 import attnfn as af
+from attnfn.convert import encoder_block_from
 
 NUM_HEADS, PAD, EPSILON = 12, 0, 1e-12
 
@@ -59,42 +60,22 @@ def load_params(directory):
 
     stored = load_file(directory / "model.safetensors")
 
-    def linear(name):
-        # PyTorch's linear layers store (out, in).
-        return stored[f"{name}.weight"].T, stored[f"{name}.bias"]
-
-    def norm(name):
-        return af.NormParams(stored[f"{name}.weight"], stored[f"{name}.bias"])
-
-    def in_heads(x):
-        # (..., width) -> (..., num_heads, head_dim)
-        return x.reshape(*x.shape[:-1], NUM_HEADS, -1)
-
-    def attention(name):
-        parts = (linear(f"{name}.self.{role}") for role in ("query", "key", "value"))
-        (w_q, b_q), (w_k, b_k), (w_v, b_v) = ((in_heads(w), in_heads(b)) for w, b in parts)
-        w_o, b_o = linear(f"{name}.output.dense")
-        w_o = w_o.reshape(NUM_HEADS, -1, w_o.shape[-1])
-        return af.MultiHeadAttentionParams(w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o)
-
-    def layer(name):
-        w_in, b_in = linear(f"{name}.intermediate.dense")
-        w_out, b_out = linear(f"{name}.output.dense")
-        return af.EncoderBlockParams(
-            attention=attention(f"{name}.attention"),
-            attention_norm=norm(f"{name}.attention.output.LayerNorm"),
-            feed_forward=af.FeedForwardParams(w_in=w_in, w_out=w_out, b_in=b_in, b_out=b_out),
-            feed_forward_norm=norm(f"{name}.output.LayerNorm"),
-        )
-
     return MiniLM(
         words=af.EmbeddingParams(
             tokens=stored["embeddings.word_embeddings.weight"],
             positions=stored["embeddings.position_embeddings.weight"],
         ),
         kind=stored["embeddings.token_type_embeddings.weight"][0],
-        embedding_norm=norm("embeddings.LayerNorm"),
-        layers=tuple(layer(f"encoder.layer.{i}") for i in range(6)),
+        embedding_norm=af.NormParams(
+            weight=stored["embeddings.LayerNorm.weight"],
+            bias=stored["embeddings.LayerNorm.bias"],
+        ),
+        layers=tuple(
+            encoder_block_from(
+                stored, "bert", num_heads=NUM_HEADS, prefix=f"encoder.layer.{i}."
+            )
+            for i in range(6)
+        ),
     )
 
 
