@@ -24,6 +24,9 @@ def with_numpy(q: Numbers, k: Numbers, v: Numbers, allowed: npt.NDArray[np.bool_
     assert_type(lse, Numbers)
     assert_type(af.attention_weights(q, k, softcap=20.0), Numbers)
     assert_type(af.attention_scores(q, k, scale=1.0), Numbers)
+    assert_type(af.attention_entropy(q), Numbers)
+    assert_type(af.attention_rollout(q), Numbers)
+    assert_type(af.attention_rollout([q, q], residual=0.0), Numbers)
     assert_type(af.merge_heads(af.split_heads(q, 4)), Numbers)
 
 
@@ -34,6 +37,7 @@ def with_torch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     assert_type(lse, torch.Tensor)
     assert_type(af.merge_attentions([out, out], [lse, lse]), tuple[torch.Tensor, torch.Tensor])
     assert_type(af.attention_weights(q, k, segment_ids=torch.zeros(5)), torch.Tensor)
+    assert_type(af.attention_rollout([q, q]), torch.Tensor)
 
 
 def with_jax(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
