@@ -609,7 +609,7 @@ def normal_cdf(x: Array, xp: Namespace) -> Array:
 
 
 def divided(x: Array, by: Array) -> Array:
-    """Return x / by; `x` itself is given up, since fresh memory takes longer than to divide."""
+    """Return x / by; `x` itself is given up, which spares NumPy an array of its size."""
     return np.divide(x, by, out=x) if isinstance(x, np.ndarray) else x / by
 
 
