@@ -279,6 +279,9 @@ def greatest(x: Array) -> None:
 
 
 def write(x: Array, new: Array, start: Array, is_donated: bool) -> Array:  # noqa: ARG001
+    if start.ndim == 0 and isinstance(start, jax.core.Tracer):
+        # Else XLA does the update once more in whatever reads the result, each time on a copy.
+        return jax.lax.cond(start < x.shape[-2], _write, lambda x, *_: x, x, new, start)
     for_each = _write
     for _ in range(start.ndim):
         for_each = jax.vmap(for_each)
