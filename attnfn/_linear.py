@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Unpack
 
 from jaxtyping import Bool, Float
 
-from ._backend import arange, device, full_precision, transposed
+from ._backend import arange, device, full_precision, row_sum, running_sum, transposed
 from ._checks import (
     check_bool,
     check_causal_lengths,
@@ -388,7 +388,7 @@ def _chunks(
 
 def _running(first: Array, own: Array, axis: int, /, *, xp: Namespace) -> Array:
     """Return what has been added up before each chunk, and after the last."""
-    return xp.cumulative_sum(xp.concat([first, own], axis=axis), axis=axis)
+    return running_sum(xp.concat([first, own], axis=axis), axis, xp)
 
 
 def _lined_up(q: Array, count: int, size: int, /, *, xp: Namespace) -> Array:
@@ -450,9 +450,8 @@ def _finished(
         out = xp.where(parts.bad_q[..., None] & ~empty, math.nan, out)
     if parts.bad_kv is not None:
         seen = cast(parts.bad_kv, xp.int32, xp=xp)
-        counts = xp.cumulative_sum if is_causal else xp.sum
-        options = {} if is_causal else {"keepdims": True}
-        is_bad = counts(seen, axis=-1, **options) > 0
+        count = running_sum(seen, -1, xp) if is_causal else row_sum(seen, xp)
+        is_bad = count > 0
         out = xp.where(is_bad[..., None, :, None], math.nan, out)
     *batch, few, group, q_len, value_dim = out.shape
     out = xp.reshape(out, (*batch, few * group, q_len, value_dim))

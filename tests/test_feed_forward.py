@@ -19,6 +19,7 @@ PLAIN = {
         x / 2 * (1 + mpmath.tanh(mpmath.sqrt(2 / mpmath.pi) * (x + 0.044715 * x**3)))
     ),
     "silu": lambda x: x / (1 + mpmath.exp(-x)),
+    "tanh": mpmath.tanh,
 }
 by_activation = pytest.mark.parametrize("activation", PLAIN)
 by_gate = pytest.mark.parametrize("is_gated", [False, True], ids=["plain", "gated"])
@@ -213,6 +214,7 @@ class TestActivations:
             actual = to_numpy(only(xp, activation, x))
 
         expected = [0.0, 0.0, 1e4, 1e30, math.inf, math.nan]
+        expected = np.tanh(to_numpy(x)) if activation == "tanh" else expected
         np.testing.assert_array_equal(actual, expected)
 
     @differentiable
@@ -235,15 +237,16 @@ class TestActivations:
             (first,) = torch.autograd.grad(f(x), x, create_graph=True)
             second = torch.func.grad(lambda x: xp.sum(torch.func.grad(f)(x)))(x.detach())
         smooth = PLAIN | {"relu": lambda x: x * (x > 0)}
-        at_zero = {"relu": (0.0, 0.0), "silu": (0.5, 0.5)}
+        at_zero = {"relu": (0.0, 0.0), "silu": (0.5, 0.5), "tanh": (1.0, 0.0)}
         for order, actual in ((1, to_numpy(first)), (2, to_numpy(second))):
             expected = [
                 float(mpmath.diff(smooth[activation], mpmath.mpf(n), order, h=1e-8))
                 for n in (-3, 0.5)
             ]
             assert_close(actual[[1, 3]], expected, 1e-6)
+            far = 0.0 if activation == "tanh" else 1.0
             zero = at_zero.get(activation, (0.5, math.sqrt(2 / math.pi)))[order - 1]
-            assert_close(actual[[0, 2, 4]], [0.0, zero, 1.0 if order == 1 else 0.0])
+            assert_close(actual[[0, 2, 4]], [0.0, zero, far if order == 1 else 0.0])
 
     @pytest.mark.libraries("torch", reason="the peer is PyTorch")
     @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])

@@ -278,6 +278,23 @@ class TestLinearAttention:
         assert all(np.isfinite(to_numpy(g)).all() for g in gradients)
         assert float(xp.max(xp.abs(gradients[1][..., :3, :]))) > 0
 
+    @pytest.mark.libraries("torch", reason="the transforms are torch's")
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+    def test_goes_through_the_transforms_of_torch(self, xp):
+        import torch
+
+        q, k, v = arrays(xp, "grouped")
+
+        def causal(q, k, v):
+            return af.linear_attention(q, k, v, is_causal=True, chunk_len=2)
+
+        expected = causal(q, k, v)
+        assert_close(torch.func.vmap(causal)(q, k, v), expected)
+        compiled = torch.compile(causal, fullgraph=True, backend="aot_eager")
+        assert_close(compiled(q, k, v), expected)
+        _, tangent = torch.func.jvp(causal, (q, k, v), (0 * q, 0 * k, v))
+        assert_close(tangent, expected)  # it is linear in the values
+
     @pytest.mark.libraries("jax", reason="what is compiled can be looked at")
     def test_is_compiled_to_as_much_and_to_arrays_linear_in_the_length(self, xp):
         import jax

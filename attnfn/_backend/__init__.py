@@ -66,6 +66,7 @@ __all__ = [
     "plain",
     "row_max",
     "row_sum",
+    "running_sum",
     "scalar",
     "sees_any",
     "sigmoid",
@@ -591,6 +592,12 @@ def exp_or_zero(x: Array, xp: Namespace) -> Array:
         return np.multiply(x, is_normal, out=x)
     library = _special_library(x)
     return xp.exp(x) if library is None else library.exp_or_zero(x)
+
+
+def running_sum(x: Array, axis: int, xp: Namespace) -> Array:
+    """Return the sums up to each position of an axis, its own included."""
+    library = _special_library(x)
+    return xp.cumulative_sum(x, axis=axis) if library is None else library.running_sum(x, axis)
 
 
 def sigmoid(x: Array, xp: Namespace) -> Array:

@@ -43,6 +43,7 @@ __all__ = [
     "namespace",
     "native_kernel",
     "normal_cdf",
+    "running_sum",
     "sees_any",
     "sigmoid",
     "unless_nonfinite",
@@ -244,6 +245,10 @@ def may_overwrite(*arrays: Array) -> bool:  # noqa: ARG001
 
 def exp_or_zero(x: Array) -> Array:
     return jnp.exp(x)
+
+
+def running_sum(x: Array, axis: int) -> Array:
+    return jnp.cumulative_sum(x, axis=axis)
 
 
 def sigmoid(x: Array) -> Array:

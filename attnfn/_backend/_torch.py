@@ -44,6 +44,7 @@ __all__ = [
     "namespace",
     "native_kernel",
     "normal_cdf",
+    "running_sum",
     "sees_any",
     "sigmoid",
     "unless_nonfinite",
@@ -240,6 +241,11 @@ def exp_or_zero(x: Array) -> Array:
         return torch.exp(x)
     # exp crawls over -inf, exp2 does not.
     return torch.exp2(torch.nn.functional.threshold(x, least, -math.inf) * LOG2_E)
+
+
+def running_sum(x: Array, axis: int) -> Array:
+    # Not cumulative_sum of array_api_compat, which asks a cache of which torch.compile warns.
+    return torch.cumsum(x, dim=axis)
 
 
 def sigmoid(x: Array) -> Array:
