@@ -1,14 +1,18 @@
 """Pages whose Python blocks run, and print what the page says they print."""
 
 import doctest
+import math
 import re
 
-__all__ = ["OF_OTHER_LIBRARIES", "blocks", "run"]
+import numpy as np
+
+__all__ = ["OF_OTHER_LIBRARIES", "blocks", "run", "sections"]
 
 #: Pages that need other libraries: they run in tests/convert, not in tests/docs.
 OF_OTHER_LIBRARIES = ("functions_and_classes.md", "weights.md")
 
 BLOCK = re.compile(r"^```(?:python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
@@ -18,19 +22,32 @@ def blocks(page):
     return [(text.count("\n", 0, m.start(1)), m[1]) for m in BLOCK.finditer(text)]
 
 
-def run(page):
-    """Run the blocks of a page one after another, and assert that they print what is shown."""
+def sections(page):
+    """Return the page's sections: the heading, and the blocks before the first one and its own."""
+    text = page.read_text(encoding="utf-8")
+    starts = [(text.count("\n", 0, m.start()), m[1]) for m in HEADING.finditer(text)]
+    ends = [line for line, _ in starts[1:]] + [math.inf]
+    first = [block for block in blocks(page) if block[0] < starts[0][0]]
+    return [
+        (heading, first + [block for block in blocks(page) if start < block[0] < end])
+        for (start, heading), end in zip(starts, ends, strict=True)
+    ]
+
+
+def run(page, chosen=None):
+    """Run the chosen blocks of a page, or all, one after another; they print what is shown."""
     told, names = [], {"__name__": page.stem}
     runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
 
-    for line, block in blocks(page):
-        if ">>>" in block:
-            example = doctest.DocTestParser().get_doctest(
-                block, names, page.name, str(page), line
-            )
-            runner.run(example, out=told.append, clear_globs=False)
-            names = example.globs
-        else:
-            exec(compile("\n" * line + block, str(page), "exec"), names)
+    with np.errstate():  # a page may change what NumPy warns of
+        for line, block in blocks(page) if chosen is None else chosen:
+            if ">>>" in block:
+                example = doctest.DocTestParser().get_doctest(
+                    block, names, page.name, str(page), line
+                )
+                runner.run(example, out=told.append, clear_globs=False)
+                names = example.globs
+            else:
+                exec(compile("\n" * line + block, str(page), "exec"), names)
 
     assert runner.failures == 0, "".join(told)
