@@ -482,7 +482,7 @@ class TestTorch:
     @by_donation
     @by_raggedness
     @pytest.mark.parametrize("is_rolling", [False, True], ids=["fixed", "rolling"])
-    def test_one_graph_serves_every_step(self, xp, is_rolling, is_ragged, is_donated):
+    def test_is_compiled_once_for_every_step(self, xp, is_rolling, is_ragged, is_donated):
         import torch
         from torch._dynamo import testing
 
