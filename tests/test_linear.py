@@ -280,7 +280,7 @@ class TestLinearAttention:
 
     @pytest.mark.libraries("torch", reason="the transforms are torch's")
     @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-    def test_goes_through_the_transforms_of_torch(self, xp):
+    def test_compiles_and_goes_through_the_transforms_of_torch(self, xp):
         import torch
 
         q, k, v = arrays(xp, "grouped")
