@@ -1,0 +1,1 @@
+"""For authors of kernels: what any attention does, and whether it is right."""
