@@ -1,0 +1,103 @@
+"""The questions that implementations of attention answer differently, and their answers."""
+
+from typing import Literal, NamedTuple
+
+__all__ = ["CHOICES", "Conventions"]
+
+
+class Conventions(NamedTuple):
+    """
+    One answer for each question on which implementations of attention differ.
+
+    The defaults are attnfn's own. What an answer means stands in ``CHOICES``.
+    """
+
+    mask: Literal["attend", "hidden"] = "attend"
+    mask_value: Literal["-inf", "-10000"] = "-inf"
+    alignment: Literal["explicit", "top_left", "bottom_right"] = "explicit"
+    window: Literal["inclusive", "exclusive"] = "inclusive"
+    groups: Literal["interleaved", "tiled"] = "interleaved"
+    default_scale: Literal["root", "one"] = "root"
+    bias: Literal["after_scale", "before_scale"] = "after_scale"
+    softcap: Literal["before_bias", "after_bias"] = "before_bias"
+    lengths: Literal["count", "last_index"] = "count"
+    empty_row: Literal["zero", "uniform", "nan"] = "zero"
+    empty_lse: Literal["-inf", "+inf", "zero", "finite"] = "-inf"
+    lse_base: Literal["e", "2"] = "e"
+    lse_sinks: Literal["included", "excluded"] = "included"
+    softmax_dtype: Literal["own", "float32"] = "own"
+    hidden_key: Literal["kept_out", "leaks"] = "kept_out"
+    hidden_value: Literal["kept_out", "leaks"] = "kept_out"
+
+
+#: What each answer says, in a sentence that a report can print.
+CHOICES: dict[str, dict[str, str]] = {
+    "mask": {
+        "attend": "True in a mask marks a key that the query may attend to",
+        "hidden": "True in a mask marks a key that is hidden",
+    },
+    "mask_value": {
+        "-inf": "a hidden key never has a weight",
+        "-10000": "a hidden key has -10000 added to its score, so that lower scores lose to it",
+    },
+    "alignment": {
+        "explicit": "the caller says where the queries stand among the keys",
+        "top_left": "the first query stands at the first key",
+        "bottom_right": "the last query stands at the last key",
+    },
+    "window": {
+        "inclusive": "a window of (left, right) reaches left keys back and right keys ahead",
+        "exclusive": "a window of left counts the query's own key: it reaches left - 1 back",
+    },
+    "groups": {
+        "interleaved": "query head h uses key head h // group",
+        "tiled": "query head h uses key head h % num_kv_heads",
+    },
+    "default_scale": {
+        "root": "without a scale, scores are divided by the root of head_dim",
+        "one": "without a scale, scores are not scaled",
+    },
+    "bias": {
+        "after_scale": "the bias is added to the scaled scores",
+        "before_scale": "the bias is added before scaling, and so scaled too",
+    },
+    "softcap": {
+        "before_bias": "the cap bends the scores before the bias is added",
+        "after_bias": "the cap bends the sum of scores and bias",
+    },
+    "lengths": {
+        "count": "a length is the number of keys",
+        "last_index": "a length is the index of the last key",
+    },
+    "empty_row": {
+        "zero": "a query that may attend to nothing gets 0",
+        "uniform": "a query that may attend to nothing gets the mean of all values",
+        "nan": "a query that may attend to nothing gets NaN",
+    },
+    "empty_lse": {
+        "-inf": "the log-sum-exp of a query that may attend to nothing is -inf",
+        "+inf": "the log-sum-exp of a query that may attend to nothing is +inf",
+        "zero": "the log-sum-exp of a query that may attend to nothing is 0",
+        "finite": "the log-sum-exp of a query that may attend to nothing is very low",
+    },
+    "lse_base": {
+        "e": "the log-sum-exp is a natural logarithm",
+        "2": "the log-sum-exp is to base 2",
+    },
+    "lse_sinks": {
+        "included": "the log-sum-exp counts the sink",
+        "excluded": "the log-sum-exp leaves the sink out",
+    },
+    "softmax_dtype": {
+        "own": "float64 is computed in float64",
+        "float32": "the softmax is computed in float32 even for float64",
+    },
+    "hidden_key": {
+        "kept_out": "a NaN in a key that no query may attend to changes nothing",
+        "leaks": "a NaN in a hidden key reaches the output",
+    },
+    "hidden_value": {
+        "kept_out": "a NaN in a value that no query may attend to changes nothing",
+        "leaks": "a NaN in a hidden value reaches the output",
+    },
+}
