@@ -179,6 +179,19 @@ def bench_quick(session):
 
 
 @nox.session(default=False)
+def gpu(session):
+    """Run the tests of PyTorch and JAX, and those of their own kernels, on an NVIDIA GPU."""
+    # Builds for a GPU are not those of the constraints: whatever is there for this machine.
+    tools = nox.project.dependency_groups(PROJECT, "tests")
+    session.install("torch", "jax[cuda13]", "-e.", *tools)
+    env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    session.run("pytest", "tests/gpu", *session.posargs, env=env)
+    chosen = ["--xp", "torch", "--xp", "jax", "--device", "cuda"]
+    session.run("pytest", *chosen, *IN_PARALLEL, *session.posargs, env=env)
+    session.run("python", "tests/gpu/speed.py", env=env)
+
+
+@nox.session(default=False)
 def bench(session):
     """Measure time and memory beside other libraries; `-- --page` writes the docs' page."""
     install_bench(session)

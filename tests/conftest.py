@@ -38,13 +38,20 @@ def pytest_addoption(parser):
         choices=sorted(LIBRARIES),
         help="run on this array library only; may be given several times",
     )
+    parser.addoption(
+        "--device", help="where PyTorch makes its arrays, such as cuda; JAX chooses for itself"
+    )
 
 
-def load(library):
+def load(library, device=None):
     if library == "jax":
         import jax
 
         jax.config.update("jax_enable_x64", True)
+    if library == "torch" and device is not None:
+        import torch
+
+        torch.set_default_device(device)
     with warnings.catch_warnings():
         # array_api_strict warns that flags changed from their defaults when they are set.
         warnings.simplefilter("ignore")
@@ -109,4 +116,4 @@ def xp(request, monkeypatch):
         monkeypatch.setattr("attnfn._backend._torch_kernel.MASK_SIZE", 8)
         monkeypatch.setattr("attnfn._backend._torch_tiles.LEAST_ROWS", 1)
         monkeypatch.setattr("attnfn._backend._torch_tiles.MOST_ROWS", 3)
-    return load(request.param)
+    return load(request.param, request.config.getoption("--device"))

@@ -512,6 +512,39 @@ class TestPromotion:
 
 
 @pytest.mark.usefixtures("without_x64")
+class TestPrecisionOfProducts:
+    """On a GPU or a TPU, JAX rounds the factors of a product of float32 unless it is told not to."""
+
+    @pytest.fixture(autouse=True)
+    def _elsewhere_than_on_a_cpu(self, monkeypatch):
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    @staticmethod
+    def products(function, *inputs):
+        lines = str(jax.make_jaxpr(function)(*inputs)).splitlines()
+        return [line for line in lines if "precision=" in line]
+
+    @pytest.mark.parametrize("engine", ["dense", "blockwise"])
+    def test_is_full_forward_and_backward(self, engine):
+        def call(*inputs):
+            return loss(*inputs, is_causal=True, engine=engine)
+
+        query, key, value = arrays("float32")
+        inputs = (query, key[..., :Q_LEN, :], value[..., :Q_LEN, :])
+
+        found = self.products(jax.grad(call, argnums=(0, 1, 2)), *inputs)
+
+        assert len(found) >= 5
+        assert all("Precision.HIGHEST, Precision.HIGHEST" in line for line in found)
+
+    def test_is_the_callers_who_has_chosen_one(self):
+        with jax.default_matmul_precision("tensorfloat32"):
+            found = self.products(af.attention, *arrays("float32"))
+
+        assert found
+        assert not any("HIGHEST" in line for line in found)
+
+
 class TestWithoutX64:
     """JAX as it comes: no array has 64 bits, and asking for one warns."""
 
