@@ -13,17 +13,18 @@ class Conventions(NamedTuple):
     """
 
     mask: Literal["attend", "hidden"] = "attend"
-    mask_value: Literal["-inf", "-10000"] = "-inf"
-    alignment: Literal["explicit", "top_left", "bottom_right"] = "explicit"
+    mask_value: Literal["-inf", "lowest", "-10000"] = "-inf"
+    alignment: Literal["explicit", "top_left", "bottom_right", "by_lengths"] = "explicit"
     window: Literal["inclusive", "exclusive"] = "inclusive"
     groups: Literal["interleaved", "tiled"] = "interleaved"
     default_scale: Literal["root", "one"] = "root"
     bias: Literal["after_scale", "before_scale"] = "after_scale"
     softcap: Literal["before_bias", "after_bias"] = "before_bias"
-    lengths: Literal["count", "last_index"] = "count"
+    lengths: Literal["count", "last_index", "cumulative"] = "count"
     empty_row: Literal["zero", "uniform", "nan"] = "zero"
     empty_lse: Literal["-inf", "+inf", "zero", "finite"] = "-inf"
     lse_base: Literal["e", "2"] = "e"
+    lse_dtype: Literal["compute", "query"] = "compute"
     lse_sinks: Literal["included", "excluded"] = "included"
     softmax_dtype: Literal["own", "float32"] = "own"
     hidden_key: Literal["kept_out", "leaks"] = "kept_out"
@@ -38,12 +39,15 @@ CHOICES: dict[str, dict[str, str]] = {
     },
     "mask_value": {
         "-inf": "a hidden key never has a weight",
+        "lowest": "a hidden key has its dtype's lowest number added to its score",
         "-10000": "a hidden key has -10000 added to its score, so that lower scores lose to it",
     },
     "alignment": {
         "explicit": "the caller says where the queries stand among the keys",
         "top_left": "the first query stands at the first key",
         "bottom_right": "the last query stands at the last key",
+        "by_lengths": "the first query stands at the first key, or, where lengths are given, "
+        "the last query at the last key",
     },
     "window": {
         "inclusive": "a window of (left, right) reaches left keys back and right keys ahead",
@@ -68,6 +72,7 @@ CHOICES: dict[str, dict[str, str]] = {
     "lengths": {
         "count": "a length is the number of keys",
         "last_index": "a length is the index of the last key",
+        "cumulative": "lengths are given as where each sequence starts, and the last one ends",
     },
     "empty_row": {
         "zero": "a query that may attend to nothing gets 0",
@@ -83,6 +88,10 @@ CHOICES: dict[str, dict[str, str]] = {
     "lse_base": {
         "e": "the log-sum-exp is a natural logarithm",
         "2": "the log-sum-exp is to base 2",
+    },
+    "lse_dtype": {
+        "compute": "the log-sum-exp has the dtype that is computed in",
+        "query": "the log-sum-exp has the query's dtype",
     },
     "lse_sinks": {
         "included": "the log-sum-exp counts the sink",

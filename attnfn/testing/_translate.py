@@ -74,7 +74,8 @@ def _positions(call: _Call, conventions: Conventions) -> _Call:
     is_given = call.option("q_offset") is not None
     if conventions.alignment == "explicit" or is_given or not _needs_positions(call.options):
         return call
-    if conventions.alignment == "top_left":
+    is_first = conventions.alignment == "by_lengths" and lengths is None
+    if conventions.alignment == "top_left" or is_first:
         return call.with_options(q_offset=0)
     if lengths is None:
         return call.with_options(q_offset=kv_len - q_len)
@@ -88,6 +89,8 @@ def _needs_positions(options: Options) -> bool:
 
 
 def _counts(lengths: Array, conventions: Conventions) -> Array:
+    if conventions.lengths == "cumulative":
+        return lengths[1:] - lengths[:-1]
     return lengths + 1 if conventions.lengths == "last_index" else lengths
 
 
@@ -177,13 +180,23 @@ def _mask_value(call: _Call, conventions: Conventions) -> _Call:
     hiding = {name: call.options[name] for name in _HIDING if name in call.options}
     if conventions.mask_value == "-inf" or not hiding:
         return call
-    scores = attention_scores(0 * call.query, 0 * call.key, scale=1.0, **hiding)
-    added = call.xp.where(scores == 0, scores, float(conventions.mask_value))
+    dtype = call.option("compute_dtype")
+    none = attention_scores(
+        0 * call.query, 0 * call.key, scale=1.0, compute_dtype=dtype, **hiding
+    )
+    lowest = conventions.mask_value == "lowest"
+    amount = call.xp.finfo(none.dtype).min if lowest else float(conventions.mask_value)
+    added = call.xp.where(none == 0, none, float(amount))
     bias = call.option("bias")
     rest = {name: x for name, x in call.options.items() if name not in _HIDING}
     if call.option("q_offset") is not None:
         rest["q_offset"] = call.option("q_offset")
     return call._replace(options={**rest, "bias": added if bias is None else added + bias})
+
+
+def _softmax_dtype(call: _Call, conventions: Conventions) -> _Call:
+    is_narrowed = conventions.softmax_dtype == "float32" and call.query.dtype == call.xp.float64
+    return call.with_options(compute_dtype=call.xp.float32) if is_narrowed else call
 
 
 _STEPS = (
@@ -195,6 +208,7 @@ _STEPS = (
     _scale,
     _bias,
     _softcap,
+    _softmax_dtype,
     _mask_value,
 )
 
@@ -219,7 +233,31 @@ def _result(
         is_empty = lse == -math.inf
     if conventions.lse_base == "2":
         lse = lse / math.log(2)
-    return out, xp.where(is_empty, _EMPTY_LSE[conventions.empty_lse], lse)
+    lse = xp.where(is_empty, _EMPTY_LSE[conventions.empty_lse], lse)
+    out, lse = _leaks(call, conventions, out, lse)
+    if conventions.lse_dtype == "query":
+        lse = xp.astype(lse, call.query.dtype)
+    return out, lse
+
+
+def _leaks(
+    call: _Call, conventions: Conventions, out: Array, lse: Array
+) -> tuple[Array, Array]:
+    """Let NaN and infinities through where hidden keys and values are only weighted with 0."""
+    xp = call.xp
+    if conventions.hidden_key == "leaks":
+        leak = _for_each_query_head(call, xp.sum(0 * call.key, axis=(-2, -1), keepdims=True))
+        out, lse = out + leak, lse + leak[..., 0]
+    if conventions.hidden_value == "leaks":
+        out = out + _for_each_query_head(call, xp.sum(0 * call.value, axis=-2, keepdims=True))
+    return out, lse
+
+
+def _for_each_query_head(call: _Call, x: Array) -> Array:
+    """Repeat what there is one of for each key head."""
+    if x.ndim < 3 or call.query.ndim < 3 or x.shape[-3] == 0:
+        return x
+    return call.xp.repeat(x, call.query.shape[-3] // x.shape[-3], axis=-3)
 
 
 _EMPTY_LSE = {

@@ -1,0 +1,183 @@
+"""Dialects of the array libraries' own attention, and of the layers built on them."""
+
+from .._conventions import Conventions
+from .._dialect import Dialect
+from .._subject import OPTIONS
+from ._signature import same
+
+__all__ = ["DIALECTS"]
+
+_TORCH = "torch 2.13.0"
+_SDPA = frozenset({"mask", "bias", "is_causal", "scale"})
+_LAYER = frozenset({"mask", "bias", "is_causal"})
+
+DIALECTS = (
+    Dialect(
+        name="attnfn",
+        title="attnfn.attention",
+        conventions=Conventions(),
+        signature=same,
+        evidence="verified",
+        source="attnfn 0.1.0",
+        options=OPTIONS - {"lengths"},
+        has_lse=True,
+    ),
+    Dialect(
+        name="torch_sdpa",
+        title="torch.nn.functional.scaled_dot_product_attention",
+        conventions=Conventions(alignment="top_left", hidden_key="leaks", hidden_value="leaks"),
+        signature=same,
+        evidence="verified",
+        source=_TORCH,
+        options=_SDPA,
+        notes=(
+            "A mask and a bias share one argument.",
+            "Grouped heads need enable_gqa=True.",
+        ),
+    ),
+    Dialect(
+        name="torch_multi_head_attention",
+        title="torch.nn.MultiheadAttention, need_weights=False in training",
+        conventions=Conventions(
+            mask="hidden", alignment="top_left", hidden_key="leaks", hidden_value="leaks"
+        ),
+        signature=same,
+        evidence="verified",
+        source=_TORCH,
+        options=_LAYER,
+        notes=("is_causal is a hint and needs attn_mask.",),
+    ),
+    Dialect(
+        name="torch_multi_head_attention_weights",
+        title="torch.nn.MultiheadAttention, need_weights=True",
+        conventions=Conventions(
+            mask="hidden",
+            alignment="top_left",
+            empty_row="nan",
+            hidden_key="leaks",
+            hidden_value="leaks",
+        ),
+        signature=same,
+        evidence="verified",
+        source=_TORCH,
+        options=_LAYER,
+        notes=("The weights that it returns are those after dropout.",),
+    ),
+    Dialect(
+        name="torch_multi_head_attention_eval",
+        title="torch.nn.MultiheadAttention, its fast path in evaluation",
+        conventions=Conventions(
+            mask="hidden",
+            alignment="top_left",
+            empty_row="nan",
+            hidden_key="leaks",
+            hidden_value="leaks",
+        ),
+        signature=same,
+        evidence="verified",
+        source=_TORCH,
+        options=_LAYER,
+    ),
+    Dialect(
+        name="flex_attention",
+        title="torch.nn.attention.flex_attention.flex_attention",
+        conventions=Conventions(alignment="top_left", hidden_value="leaks"),
+        signature=same,
+        evidence="verified",
+        source=_TORCH,
+        options=frozenset({"mask", "score_mod", "scale"}),
+        has_lse=True,
+    ),
+    Dialect(
+        name="jax_nn",
+        title="jax.nn.dot_product_attention",
+        conventions=Conventions(
+            alignment="top_left",
+            empty_row="uniform",
+            empty_lse="finite",
+            lse_dtype="query",
+            softmax_dtype="float32",
+            hidden_value="leaks",
+        ),
+        signature=same,
+        evidence="verified",
+        source="jax 0.10.2",
+        options=frozenset({"mask", "bias", "is_causal", "window_size", "lengths", "scale"}),
+        has_lse=True,
+        notes=("The log-sum-exp has no gradient.",),
+    ),
+    Dialect(
+        name="flax_nnx",
+        title="flax.nnx.dot_product_attention",
+        conventions=Conventions(
+            alignment="top_left",
+            empty_row="uniform",
+            softmax_dtype="float32",
+            hidden_value="leaks",
+        ),
+        signature=same,
+        evidence="verified",
+        source="flax 0.12.8",
+        options=frozenset({"mask", "bias", "is_causal"}),
+    ),
+    Dialect(
+        name="flax_linen",
+        title="flax.linen.dot_product_attention",
+        conventions=Conventions(empty_row="uniform", hidden_value="leaks"),
+        signature=same,
+        evidence="verified",
+        source="flax 0.12.8",
+        options=frozenset({"mask", "bias"}),
+    ),
+    Dialect(
+        name="equinox",
+        title="equinox.nn.MultiheadAttention",
+        conventions=Conventions(empty_row="uniform", hidden_value="leaks"),
+        signature=same,
+        evidence="verified",
+        source="equinox 0.13.8",
+        options=frozenset({"mask"}),
+    ),
+    Dialect(
+        name="keras_ops",
+        title="keras.ops.dot_product_attention",
+        conventions=Conventions(
+            alignment="top_left",
+            window="exclusive",
+            empty_row="uniform",
+            softmax_dtype="float32",
+            hidden_value="leaks",
+        ),
+        signature=same,
+        evidence="verified",
+        source="keras 3.15.1",
+        options=frozenset({"mask", "bias", "is_causal", "window_size", "scale"}),
+    ),
+    Dialect(
+        name="keras_multi_head_attention",
+        title="keras.layers.MultiHeadAttention",
+        conventions=Conventions(
+            alignment="top_left",
+            window="exclusive",
+            empty_row="uniform",
+            softmax_dtype="float32",
+            hidden_value="leaks",
+        ),
+        signature=same,
+        evidence="verified",
+        source="keras 3.15.1",
+        options=frozenset({"mask", "is_causal"}),
+        notes=("With dropout or return_attention_scores an empty row gets 0.",),
+    ),
+    Dialect(
+        name="mlx",
+        title="mlx.core.fast.scaled_dot_product_attention",
+        conventions=Conventions(
+            alignment="bottom_right", empty_row="uniform", hidden_value="leaks"
+        ),
+        signature=same,
+        evidence="verified",
+        source="mlx 0.32.4",
+        options=frozenset({"mask", "bias", "is_causal", "scale", "sinks"}),
+    ),
+)
