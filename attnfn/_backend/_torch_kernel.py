@@ -310,6 +310,10 @@ def _attend_unseen(definition: Any, problem: Any, /) -> Array:
     if 0 in problem.shape or 0 in problem.v.shape:
         return definition.attend(problem)[0]
     problem = _cast(problem)
+    if problem.dtype in (torch.float32, torch.float64):
+        # On a GPU the kernels scale the products, which may be too great by then. Those of
+        # halves are float32, and a scaled query would be rounded once more.
+        problem = problem._replace(q=problem.q * problem.scale, scale=1.0)
     size = None
     if problem.window not in ((None, None), (None, 0)):
         size = max(ROWS, -(-problem.shape[-2] // MOST_SLICES))

@@ -89,6 +89,49 @@ class TestTorch:
         np.testing.assert_allclose(out.double().cpu(), wanted, rtol=eps, atol=eps / 8)
 
 
+class TestTorchKernel:
+    """What PyTorch's kernels do on a device, where values may not be looked at."""
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_great_logits_need_room_after_the_scale_alone(self, dtype):
+        great = {"float32": 1e25, "float64": 1e200}[dtype]
+        query, key, value = (on_cuda(x).to(getattr(torch, dtype)) for x in ARRAYS)
+
+        out = af.attention(query * great, key * great, value, scale=1 / great, engine="native")
+
+        wanted = oracle(*(x.astype("float64") for x in ARRAYS), scale=great).out
+        np.testing.assert_allclose(out.cpu(), wanted, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+    @pytest.mark.parametrize("engine", ["dense", "native"])
+    def test_a_bias_of_minus_infinity_does_not_hide_a_nan(self, engine, dtype):
+        query, key, value = (on_cuda(x).to(getattr(torch, dtype)) for x in ARRAYS)
+        value[0, 1, 5] = torch.nan
+        bias = torch.zeros(LENGTH, device="cuda")
+        bias[5] = -torch.inf
+
+        out = af.attention(query, key, value, bias=bias, engine=engine)
+
+        is_nan = torch.isnan(out).all(-1).cpu()
+        assert is_nan[0, 2:].all()
+        assert not is_nan[0, :2].any()
+        assert not is_nan[1].any()
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    @pytest.mark.parametrize("case", ["plain", "causal", "mask", "window", "bias"])
+    def test_halves_in_halves_are_as_good_as_the_kernel(self, case, dtype):
+        options, _ = CASES[case]
+        kind = getattr(torch, dtype)
+        arrays = [on_cuda(x).to(kind) for x in ARRAYS]
+        options = {**moved(options, on_cuda), "compute_dtype": kind}
+
+        out = af.attention(*arrays, **options, engine="native")
+
+        wanted = oracle(*(x.double().cpu().numpy() for x in arrays), **CASES[case][0]).out
+        eps = torch.finfo(kind).eps
+        np.testing.assert_allclose(out.double().cpu(), wanted, rtol=4 * eps, atol=eps)
+
+
 @pytest.mark.parametrize("is_jitted", [False, True])
 @pytest.mark.parametrize("engine", ["dense", "blockwise"])
 @pytest.mark.parametrize("case", CASES)
@@ -120,9 +163,9 @@ class TestCuDNN:
     def test_agrees_with_the_oracle_as_far_as_halves_go(self, case, dtype):
         options, _ = CASES[case]
         arrays = [jnp.asarray(x, dtype) for x in ARRAYS]
-        options = moved(options, on_jax)
+        options = {**moved(options, on_jax), "compute_dtype": getattr(jnp, dtype)}
 
-        out = af.attention(*arrays, **options, compute_dtype=dtype, engine="native")
+        out = af.attention(*arrays, **options, engine="native")
 
         wide = [np.asarray(x, "float64") for x in arrays]
         wanted = oracle(*wide, **CASES[case][0]).out
@@ -136,7 +179,7 @@ class TestCuDNN:
             out = af.attention(*arrays, is_causal=True, **options)
             return jnp.sum(jnp.sin(out.astype("float32")))
 
-        native = {"compute_dtype": "bfloat16", "engine": "native"}
+        native = {"compute_dtype": jnp.bfloat16, "engine": "native"}
         found = jax.grad(lambda *x: loss(*x, **native), argnums=(0, 1, 2))(*arrays)
 
         expected = jax.grad(loss, argnums=(0, 1, 2))(*arrays)
@@ -151,9 +194,8 @@ class TestCuDNN:
         mask[2], mask[:, 4] = False, False
         value = value.at[..., 4, :].set(jnp.nan)
 
-        out = af.attention(
-            query, key, value, mask=mask, compute_dtype="bfloat16", engine="native"
-        )
+        native = {"compute_dtype": jnp.bfloat16, "engine": "native"}
+        out = af.attention(query, key, value, mask=jnp.asarray(mask), **native)
 
         assert not np.asarray(out, "f4")[..., 2, :].any()
         assert np.isfinite(np.asarray(out, "f4")).all()
