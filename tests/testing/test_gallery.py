@@ -4,9 +4,9 @@ import importlib
 
 import numpy as np
 import pytest
-from gallery import GALLERY
 from oracle import oracle, oracle_gradients
 from support import asarray, to_numpy
+from testing.gallery import GALLERY
 
 from attnfn.testing._faults import FAULTS
 from attnfn.testing._translate import translated
