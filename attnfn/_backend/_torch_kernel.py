@@ -22,6 +22,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from .._typing import Array
 from . import _torch_step as step
 from . import _torch_tiles as tiles
+from . import _torch_windows as windows
 from ._torch import (
     all_finite,
     is_in_forward_mode,
@@ -314,11 +315,31 @@ def _attend_unseen(definition: Any, problem: Any, /) -> Array:
         # On a GPU the kernels scale the products, which may be too great by then. Those of
         # halves are float32, and a scaled query would be rounded once more.
         problem = problem._replace(q=problem.q * problem.scale, scale=1.0)
+    blocks = windows.blocks_of(problem)
+    if blocks is None:
+        return _sliced(definition, problem)
+
+    def edge(first: int, end: int) -> list[Array]:
+        if first == end:
+            return []
+        keys = definition.visible(problem, first, end - first)
+        return [_sliced(definition, definition.narrow(problem, (first, end - first), keys))]
+
+    out = windows.attend(problem, blocks, *_laid_out(problem, pads=False))
+    middle = out.reshape(*problem.shape[:-2], *out.shape[-2:])
+    first, last = edge(0, blocks.start), edge(blocks.stop, problem.shape[-2])
+    return torch.cat([*first, middle, *last], dim=-2)
+
+
+def _sliced(definition: Any, problem: Any, /) -> Array:
     size = None
     if problem.window not in ((None, None), (None, 0)):
         size = max(ROWS, -(-problem.shape[-2] // MOST_SLICES))
     outs = []
     for part in _parts(definition, problem, size):
+        if 0 in part.problem.shape:
+            outs.append(definition.attend(part.problem)[0])
+            continue
         q, k, v = _laid_out(part.problem, pads=False)
         if part.mask is not None:
             allowed = definition.allowed(part.problem)
