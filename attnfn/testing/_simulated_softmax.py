@@ -1,0 +1,147 @@
+"""What a supposed attention makes of a row of scores."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ._case import Options
+from ._model import Model
+
+__all__ = ["VERY_LOW", "Softmax", "dropout_factor", "lse_of", "softmax_axis", "softmax_of"]
+
+#: Stands for an lse that is finite and very low, whatever it is.
+VERY_LOW = -1e30
+
+_LOG_2 = math.log(2)
+
+
+class Softmax(NamedTuple):
+    """Weights, and what they are made of."""
+
+    weights: np.ndarray
+    sink_weight: np.ndarray  # (*batch, num_heads, q_len), as what follows
+    maximum: np.ndarray
+    total: np.ndarray
+    sink_part: np.ndarray  # of the total
+    is_empty: np.ndarray
+    out: np.ndarray | None = None  # where it is not the weighed values
+
+
+def softmax_axis(model: Model) -> int:
+    if model.has("softmax_over_queries"):
+        return -2
+    return -3 if model.has("softmax_over_heads") else -1
+
+
+def softmax_of(
+    s: np.ndarray, sinks: np.ndarray | None, v: np.ndarray, dtype: str, model: Model
+) -> Softmax:
+    axis = softmax_axis(model)
+    sink = np.full(s.shape[:-1], -math.inf) if sinks is None else sinks
+    if axis != -1:
+        return _over_another_axis(s, sink, axis)
+    base = _LOG_2 if model.has("softmax_base_2") else 1.0
+    s, sink = s * base, sink * base
+    is_empty = np.all(s == -math.inf, axis=-1) & (sink == -math.inf)
+    greatest = np.maximum(np.max(s, axis=-1, initial=-math.inf), sink)
+    m = np.where(greatest == -math.inf, 0.0, greatest)
+    is_plain = model.has("softmax_without_maximum") or model.which("softmax_missing") == "plain"
+    if is_plain:
+        m = np.zeros_like(m)
+    e, sink_part = np.exp(s - m[..., None]), np.exp(sink - m)
+    if model.has("softmax_without_maximum"):
+        kept = _kept_dtype(dtype, model)
+        e, sink_part = (np.asarray(x).astype(kept).astype(np.float64) for x in (e, sink_part))
+        total = (e.sum(-1) + sink_part).astype(kept).astype(np.float64)
+    else:
+        total = e.sum(-1) + sink_part
+    divisor = total
+    if model.has("softmax_eps"):
+        eps, is_unshifted = model.which("softmax_eps")
+        divisor = total + (eps * np.exp(-m) if is_unshifted else eps)
+    if model.has("softmax_missing"):
+        divisor = np.ones_like(total)
+    divisor = np.where(is_empty, 1.0, divisor)
+    out = None
+    if model.has("tile_not_rescaled"):
+        out = _not_rescaled(s, sink, v, *model.which("tile_not_rescaled"))
+    weights = e / divisor[..., None]
+    return Softmax(weights, sink_part / divisor, m, total, sink_part, is_empty, out)
+
+
+def _over_another_axis(s: np.ndarray, sink: np.ndarray, axis: int) -> Softmax:
+    e = np.exp(s - np.max(s, axis=axis, keepdims=True, initial=-1e300))
+    weights = e / e.sum(axis, keepdims=True)
+    nothing = np.full(s.shape[:-1], math.nan)  # there is no such sum of a row
+    is_empty = np.zeros(s.shape[:-1], dtype=bool)
+    return Softmax(weights, 0 * sink, nothing, nothing, nothing, is_empty)
+
+
+def _kept_dtype(dtype: str, model: Model) -> type:
+    if dtype == "float64":
+        return np.float64
+    is_half = model.which("softmax_without_maximum") == "half" and dtype == "float16"
+    return np.float16 if is_half else np.float32
+
+
+def _not_rescaled(
+    s: np.ndarray, sink: np.ndarray, v: np.ndarray, tile: int, what: str
+) -> np.ndarray:
+    """Go through the keys tile by tile, and forget to rescale the sum, the output or both."""
+    m = np.full(s.shape[:-1], -math.inf)
+    total, out = np.zeros(s.shape[:-1]), np.zeros((*s.shape[:-1], v.shape[-1]))
+    for start in range(0, s.shape[-1], tile):
+        part, values = s[..., start : start + tile], v[..., start : start + tile, :]
+        new = np.maximum(m, part.max(-1))
+        shift = np.where(new == -math.inf, 0.0, new)
+        e = np.exp(part - shift[..., None])
+        factor = np.exp(np.where(m == -math.inf, -math.inf, m - shift))
+        total = (total if what != "out" else total * factor) + e.sum(-1)
+        out = (out if what != "sum" else out * factor[..., None]) + e @ values
+        m = new
+    shift = np.where(m == -math.inf, 0.0, m)
+    total = total + np.exp(sink - shift)
+    return out / np.where(total == 0, 1.0, total)[..., None]
+
+
+def dropout_factor(
+    keep: np.ndarray | None, weights: np.ndarray, options: Options, model: Model
+) -> np.ndarray | float:
+    """Return the factor on each weight."""
+    ignored = ("dropout_ignored", "dropout_before_softmax")
+    if keep is None or any(model.has(name) for name in ignored):
+        return 1.0
+    rate = options["dropout_rate"]
+    if model.has("dropout_inverted"):
+        keep = ~keep
+    if model.has("dropout_not_rescaled"):
+        return keep.astype(float)
+    if model.has("dropout_rescaled_by_rate"):
+        return keep / rate
+    if model.has("dropout_renormalised"):
+        left = (weights * keep).sum(-1, keepdims=True)
+        return keep / np.where(left == 0, 1.0, left)
+    return keep / (1 - rate)
+
+
+def lse_of(softmax: Softmax, sinks: np.ndarray | None, model: Model) -> np.ndarray:
+    """Return the log-sum-exp of each row, empty ones included."""
+    total = softmax.total
+    if model.conventions.lse_sinks == "excluded" and sinks is not None:
+        total = total - softmax.sink_part
+    lse = np.log(total) + softmax.maximum
+    if model.which("softmax_base_2") == "log2":
+        lse = lse / _LOG_2
+    if model.has("lse_of_maximum"):
+        lse = softmax.maximum
+    elif model.has("lse_without_maximum"):
+        lse = np.log(total)
+    elif model.has("lse_not_logarithm"):
+        is_shifted = model.which("lse_not_logarithm") == "shifted"
+        lse = total if is_shifted else total * np.exp(softmax.maximum)
+    if model.conventions.lse_base == "2":
+        lse = lse / _LOG_2
+    low = {"-inf": -math.inf, "+inf": math.inf, "zero": 0.0, "finite": VERY_LOW}
+    is_empty = softmax.is_empty | (lse == -math.inf)
+    return np.where(is_empty, low[model.conventions.empty_lse], lse)
