@@ -117,6 +117,7 @@ def torch_cases() -> list[Case]:
     cases.append(torch_window())
     cases.append(torch_decode())
     cases.append(torch_mask())
+    cases.extend(torch_lengths())
     return cases
 
 
@@ -147,6 +148,24 @@ def torch_window() -> Case:
     return Case("torch bfloat16 window 256 of 16384", sides, wait_for_cuda)
 
 
+def torch_lengths() -> list[Case]:
+    """What no kernel of PyTorch's can do on a device."""
+    cases = []
+    for length in (256, 1024, 4096):
+        query, key, value = on_cuda("float32", *[(4, 16, length, 64)] * 3)
+        sides = {
+            engine: partial(
+                af.attention, query, key, value, is_causal=True, softcap=20.0, engine=engine
+            )
+            for engine in ("dense", "blockwise")
+        }
+        name = f"torch float32 4x16x{length}x64 softcap"
+        cases.append(Case(name, sides, wait_for_cuda))
+        slopes = {side: partial(step, f, query, key, value) for side, f in sides.items()}
+        cases.append(Case(f"{name} gradient", slopes, wait_for_cuda))
+    return cases
+
+
 def torch_decode() -> Case:
     shapes = [(8, 32, 1, 128), (8, 8, 8192, 128), (8, 8, 8192, 128)]
     query, key, value = (x.detach() for x in on_cuda("bfloat16", *shapes))
@@ -175,6 +194,17 @@ def torch_mask() -> Case:
 
 def jax_cases() -> list[Case]:
     cases = []
+    for length in (256, 512, 1024, 2048):
+        inputs = [jnp.asarray(x) for x in drawn(*[(4, 16, length, 64)] * 3)]
+        sides = {
+            engine: partial(af.attention, is_causal=True, engine=engine)
+            for engine in ("dense", "blockwise")
+        }
+        name = f"jax float32 4x16x{length}x64 causal"
+        forward = {side: partial(jax.jit(f), *inputs) for side, f in sides.items()}
+        cases.append(Case(name, forward, jax.block_until_ready))
+        backward = {side: partial(jax.jit(slope(f)), *inputs) for side, f in sides.items()}
+        cases.append(Case(f"{name} gradient", backward, jax.block_until_ready))
     for dtype in ("float32", "bfloat16"):
         for causal in (False, True):
             query, key, value = (jnp.asarray(x, dtype) for x in drawn(*[(4, 16, 4096, 64)] * 3))
