@@ -1,5 +1,25 @@
 """For authors of kernels: what any attention does, and whether it is right."""
 
+from ._adapters import (
+    attnfn_like,
+    equinox_like,
+    flash_attention_like,
+    flashinfer_like,
+    flax_like,
+    flex_like,
+    hf_eager_like,
+    jax_like,
+    keras_like,
+    mlx_like,
+    onnx_like,
+    onnx_operator,
+    ort_group_query_like,
+    splash_like,
+    torch_like,
+    torch_multi_head_like,
+    x_transformers_like,
+    xformers_like,
+)
 from ._cases import FEATURES
 from ._conformance import check_attention
 from ._conventions import Conventions
@@ -7,16 +27,37 @@ from ._dialect import Dialect
 from ._dialects import DIALECTS
 from ._oracle import oracle, oracle_vjp, oracle_weights, oracle_with_lse
 from ._report import ConformanceReport
+from ._subject import OPTIONS, Subject
 
 __all__ = [
     "DIALECTS",
     "FEATURES",
+    "OPTIONS",
     "ConformanceReport",
     "Conventions",
     "Dialect",
+    "Subject",
+    "attnfn_like",
     "check_attention",
+    "equinox_like",
+    "flash_attention_like",
+    "flashinfer_like",
+    "flax_like",
+    "flex_like",
+    "hf_eager_like",
+    "jax_like",
+    "keras_like",
+    "mlx_like",
+    "onnx_like",
+    "onnx_operator",
     "oracle",
     "oracle_vjp",
     "oracle_weights",
     "oracle_with_lse",
+    "ort_group_query_like",
+    "splash_like",
+    "torch_like",
+    "torch_multi_head_like",
+    "x_transformers_like",
+    "xformers_like",
 ]

@@ -33,16 +33,36 @@ class Subject(NamedTuple):
 
     Arrays are of the function's own library; what an option *means* is up to the function: a
     `Dialect` says so.
+
+    Parameters
+    ----------
+    attention : function of (query, key, value)
+        Takes options by name and returns the output.
+    options : frozenset of str
+        The names among `OPTIONS` that its signature has a place for.
+    attention_with_lse : function of (query, key, value), optional
+        Returns the output and the log-sum-exp, where the function returns one. Default: None.
+    vjp : function of (query, key, value, d_out), optional
+        Returns the gradients of query, key and value and, where given, of bias and sinks.
+        Default: None, those that its library finds.
+    name : str, optional
+        What it is called in a report. Default: "attention".
+
+    See Also
+    --------
+    attnfn_like : Makes one of a function with attnfn's axes; each other signature has its own.
+
+    Examples
+    --------
+    >>> import attnfn as af
+    >>> from attnfn.testing import attnfn_like
+    >>> subject = attnfn_like(af.attention)
+    >>> subject.name, "softcap" in subject.options, subject.attention_with_lse
+    ('attention', True, None)
     """
 
-    #: ``(query, key, value, /, **options) -> out``
     attention: Callable[..., Array]
-    #: The names among `OPTIONS` that its signature has a place for.
     options: frozenset[str]
-    #: ``(query, key, value, /, **options) -> (out, lse)``, where it returns an lse.
     attention_with_lse: Callable[..., tuple[Array, Array]] | None = None
-    #: ``(query, key, value, d_out, /, **options)`` -> the gradients of query, key, value and,
-    #: where given, bias and sinks; without it, those that its library finds.
     vjp: Callable[..., tuple[Any, ...]] | None = None
-    #: What it is called in a report.
     name: str = "attention"
