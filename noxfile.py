@@ -165,6 +165,13 @@ def models(session):
 
 
 @nox.session
+def mutants(session):
+    """Check attention that is wrong in ways drawn from seeds, and attention that is right."""
+    install(session, "tests", "-e.", torch=True)
+    session.run("pytest", "tests/mutants", *session.posargs)
+
+
+@nox.session
 def convert(session):
     """Convert weights beside the very layers that they are from."""
     install(session, "convert", "-e.", torch=True)

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from attnfn.testing import DIALECTS, Conventions
+from attnfn.testing import DIALECTS, Conventions, check_attention
 
-__all__ = ["Naming", "dialect_of", "naming_of"]
+__all__ = ["Naming", "check", "dialect_of", "naming_of"]
 
 
 class Naming(NamedTuple):
@@ -51,3 +51,13 @@ def dialect_of(conventions):
     }
     title = f"attnfn with {', '.join(sorted(meant))}"
     return replace(DIALECTS["attnfn"], name="other", title=title, conventions=conventions)
+
+
+def check(mutant, *, bug=True):
+    """Return the report on a mutant of the gallery, held to what it means to do."""
+    return check_attention(
+        mutant.subject(bug=bug),
+        dialect=dialect_of(mutant.conventions),
+        library=mutant.library,
+        dtypes=mutant.dtypes,
+    )

@@ -7,6 +7,7 @@ import pytest
 from oracle import oracle, oracle_gradients
 from support import asarray, to_numpy
 from testing.gallery import GALLERY
+from testing.naming import check
 
 from attnfn.testing._faults import FAULTS
 from attnfn.testing._translate import translated
@@ -181,3 +182,14 @@ class TestNames:
         named = {x for m in GALLERY.values() for n in m.expected for x in n.split("|")}
 
         assert set(FAULTS) - named == set()
+
+
+class TestItsBug:
+    @mutants
+    @pytest.mark.filterwarnings("ignore")  # overflow and NaN are what some are about
+    def test_it_is_found(self, mutant):
+        namespace_of(mutant.library)
+
+        report = check(mutant)
+
+        assert not report.is_right

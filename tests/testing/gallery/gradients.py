@@ -252,7 +252,7 @@ def bias_detached(query, key, value, /, *, bias=None, bug=True):
 
 @mutant(
     "gradient_nan",
-    why="NaN of empty rows is replaced after the softmax: 0 times NaN comes back as a gradient",
+    why="NaN of empty rows is replaced after the softmax, whose gradient is NaN all the same",
     seen_in="pytorch/pytorch#41508",
     library="torch",
 )
@@ -264,7 +264,7 @@ def nan_replaced_too_late(query, key, value, /, *, mask=None, bug=True):
         return _torch_attention(scores, value, mask)[0]
     value = torch.repeat_interleave(value, scores.shape[-3] // value.shape[-3], dim=-3)
     seen = torch.broadcast_to(mask, scores.shape).any(dim=-2)[..., None]
-    weights = torch.softmax(torch.where(mask, scores, -math.inf), dim=-1)
+    weights = torch.softmax(scores + torch.where(mask, 0.0, -math.inf), dim=-1)
     return torch.nan_to_num(weights) @ torch.where(seen, value, 0.0)
 
 

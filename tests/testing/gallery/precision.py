@@ -40,25 +40,30 @@ def accumulated_in_bfloat16(query, key, value, /, *, scale=None, bug=True):
 
 @mutant(
     "low_precision",
-    why="scores are rounded to the dtype of the inputs between the product and the softmax",
+    why="the sum of the exponentials is kept in bfloat16: above 256 it grows no more by ones",
     library="torch",
-    dtypes=("float16", "bfloat16"),
-    also=("half_overflow",),
+    dtypes=("bfloat16",),
 )
-def scores_kept_in_half(query, key, value, /, *, mask=None, scale=None, bug=True):
+def sum_in_bfloat16(query, key, value, /, *, mask=None, scale=None, bug=True):
     import torch
 
     group = query.shape[-3] // key.shape[-3]
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     k, v = (torch.repeat_interleave(x, group, dim=-3).float() for x in (key, value))
     scores = (query.float() * scale) @ k.mT
-    if bug:
-        scores = scores.to(query.dtype).float()
     if mask is not None:
         scores = torch.where(mask, scores, -math.inf)
         seen = torch.broadcast_to(mask, scores.shape).any(dim=-2)[..., None]
         v = torch.where(seen, v, 0.0)
-    return (_torch_softmax(scores) @ v).to(query.dtype)
+    top = torch.cat([scores, torch.full_like(scores[..., :1], -1e30)], -1).amax(
+        -1, keepdim=True
+    )
+    shares = torch.exp(scores - top)
+    total = torch.zeros_like(top).to(query.dtype if bug else torch.float32)
+    for j in range(shares.shape[-1]):
+        total = total + shares[..., j : j + 1].to(total.dtype)
+    total = torch.where(total == 0, 1.0, total.float())
+    return (shares / total @ v).to(query.dtype)
 
 
 @mutant(

@@ -70,8 +70,8 @@ def minus_billion(query, key, value, /, *, mask=None, bug=True):
     if mask is not None:
         scores = scores.masked_fill(mask == 0, -1e9 if bug else -math.inf)
     weights = torch.softmax(scores, dim=-1)
-    if not bug:
-        weights = torch.nan_to_num(weights) if mask is not None else weights
+    if mask is not None and not bug:
+        weights = torch.nan_to_num(weights)
     return torch.matmul(weights, value)
 
 
@@ -100,19 +100,19 @@ def minus_billion_in_half(query, key, value, /, *, mask=None, bug=True):
 
 @mutant(
     "softmax_over_queries",
-    why="einsum('bhqk,bhkd->bhqd') with the softmax over q, the axis that came first in the string",
+    why="einsum('nhqk,nhkd->nhqd') with the softmax over q, the axis that came first in the string",
     library="torch",
     seen_in="jadore801120/attention-is-all-you-need-pytorch#52",
 )
 def einsum_softmax_over_queries(query, key, value, /, *, bias=None, bug=True):
     import torch
 
-    group = query.shape[1] // key.shape[1]
-    key, value = (torch.repeat_interleave(x, group, dim=1) for x in (key, value))
-    energy = torch.einsum("nhqd,nhkd->nhqk", query, key) / query.shape[-1] ** 0.5
+    group = query.shape[-3] // key.shape[-3]
+    key, value = (torch.repeat_interleave(x, group, dim=-3) for x in (key, value))
+    energy = torch.einsum("...qd,...kd->...qk", query, key) / query.shape[-1] ** 0.5
     energy = energy if bias is None else energy + bias
-    attention = torch.softmax(energy, dim=2 if bug else 3)
-    return torch.einsum("nhqk,nhkd->nhqd", attention, value)
+    attention = torch.softmax(energy, dim=-2 if bug else -1)
+    return torch.einsum("...qk,...kd->...qd", attention, value)
 
 
 @mutant(
@@ -120,9 +120,9 @@ def einsum_softmax_over_queries(query, key, value, /, *, bias=None, bug=True):
     why="zip over heads of a batch that was split along the wrong axis: head h sees sequence h",
 )
 def heads_zipped_over_batch(query, key, value, /, *, bug=True):
-    group = query.shape[1] // key.shape[1]
+    group = query.shape[-3] // key.shape[-3]
     batch, num_heads = query.shape[:2]
-    keys, values = (np.repeat(x, group, axis=1) for x in (key, value))
+    keys, values = (np.repeat(x, group, axis=-3) for x in (key, value))
     if bug:
         # (batch, heads) -> (heads, batch) by reshape, as if it were a transpose
         keys, values = (
@@ -145,8 +145,8 @@ def heads_zipped_over_batch(query, key, value, /, *, bug=True):
     conventions=Conventions(hidden_value="leaks"),
 )
 def softmax_with_large_eps(query, key, value, /, *, mask=None, bug=True):
-    group = query.shape[1] // key.shape[1]
-    key, value = (np.repeat(x, group, axis=1) for x in (key, value))
+    group = query.shape[-3] // key.shape[-3]
+    key, value = (np.repeat(x, group, axis=-3) for x in (key, value))
     scores = query @ np.swapaxes(key, -1, -2) / math.sqrt(query.shape[-1])
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
@@ -163,8 +163,8 @@ def softmax_with_large_eps(query, key, value, /, *, mask=None, bug=True):
     conventions=Conventions(hidden_value="leaks"),
 )
 def eps_before_softmax(query, key, value, /, *, mask=None, bug=True):
-    group = query.shape[1] // key.shape[1]
-    key, value = (np.repeat(x, group, axis=1) for x in (key, value))
+    group = query.shape[-3] // key.shape[-3]
+    key, value = (np.repeat(x, group, axis=-3) for x in (key, value))
     scores = query @ np.swapaxes(key, -1, -2) / math.sqrt(query.shape[-1])
     if mask is not None:
         with np.errstate(divide="ignore"):
@@ -183,11 +183,12 @@ def eps_before_softmax(query, key, value, /, *, mask=None, bug=True):
 def weights_normalised_after_dropout(
     query, key, value, /, *, dropout_mask=None, dropout_rate=None, bug=True
 ):
-    group = query.shape[1] // key.shape[1]
-    key, value = (np.repeat(x, group, axis=1) for x in (key, value))
+    group = query.shape[-3] // key.shape[-3]
+    key, value = (np.repeat(x, group, axis=-3) for x in (key, value))
     scores = query @ np.swapaxes(key, -1, -2) / math.sqrt(query.shape[-1])
     e = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
-    weights = e / e.sum(axis=-1, keepdims=True)
+    total = e.sum(axis=-1, keepdims=True)
+    weights = e / np.where(total == 0, 1, total)
     if dropout_mask is not None:
         weights = weights * dropout_mask / (1 - dropout_rate)
         if bug:
@@ -206,14 +207,14 @@ def weights_normalised_after_dropout(
 def weights_times_mask(query, key, value, /, *, mask=None, bug=True):
     import torch
 
-    group = query.shape[1] // key.shape[1]
-    key, value = (torch.repeat_interleave(x, group, dim=1) for x in (key, value))
+    group = query.shape[-3] // key.shape[-3]
+    key, value = (torch.repeat_interleave(x, group, dim=-3) for x in (key, value))
     scores = query @ key.mT / math.sqrt(query.shape[-1])
     if mask is None:
         return torch.softmax(scores, dim=-1) @ value
     if not bug:
-        weights = torch.softmax(scores.masked_fill(~mask, -math.inf) + 0 * scores, dim=-1)
         empty = ~torch.broadcast_to(mask, scores.shape).any(dim=-1, keepdim=True)
+        weights = torch.softmax(scores.masked_fill(~(mask | empty), -math.inf), dim=-1)
         return weights.masked_fill(empty, 0.0) @ value
     return (torch.softmax(scores, dim=-1) * mask) @ value
 
@@ -224,11 +225,12 @@ def weights_times_mask(query, key, value, /, *, mask=None, bug=True):
     also=("scale_ignored",),
 )
 def scaled_after_exponential(query, key, value, /, *, bug=True):
-    group = query.shape[1] // key.shape[1]
-    key, value = (np.repeat(x, group, axis=1) for x in (key, value))
+    group = query.shape[-3] // key.shape[-3]
+    key, value = (np.repeat(x, group, axis=-3) for x in (key, value))
     scores = query @ np.swapaxes(key, -1, -2) / math.sqrt(query.shape[-1])
     e = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
-    return e @ value if bug else e @ value / e.sum(axis=-1, keepdims=True)
+    total = e.sum(axis=-1, keepdims=True)
+    return e @ value if bug else e @ value / np.where(total == 0, 1, total)
 
 
 @mutant(
@@ -241,8 +243,8 @@ def scaled_after_exponential(query, key, value, /, *, bug=True):
 def padding_mask_passed_on(query, key, value, /, *, mask=None, bug=True):
     import jax.numpy as jnp
 
-    group = query.shape[1] // key.shape[1]
-    key, value = (jnp.repeat(x, group, axis=1) for x in (key, value))
+    group = query.shape[-3] // key.shape[-3]
+    key, value = (jnp.repeat(x, group, axis=-3) for x in (key, value))
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) / math.sqrt(query.shape[-1])
     if mask is not None:
         scores = jnp.where(~mask if bug else mask, scores, -jnp.inf)
