@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import attnfn as af
 
-ROUNDS, WARM_UP = 15, 3
+ROUNDS, WARM_UP = 7, 3
 #: Calls that are on their way at once, as in a network: a device is not waited for after each.
 CALLS = 10
 
