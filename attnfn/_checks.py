@@ -111,6 +111,7 @@ __all__ = [
     "check_tangents",
     "check_text",
     "check_unambiguous",
+    "check_upstream",
     "check_weights",
     "check_window",
     "dtype_name",
@@ -327,6 +328,28 @@ def check_pair_saved(saved: Any, /) -> None:
         msg = (
             f"`saved` must be a pair (out, lse), as attention_with_lse() returns it; "
             f"got {_shown_kind(saved)}."
+        )
+        raise TypeError(msg)
+
+
+def check_upstream(gradients: Any, /, **above: Any) -> None:
+    """Check that gradients come with those that they were computed from."""
+    if gradients is not None and above["d_out"] is None:
+        msg = (
+            "`gradients` must come with `d_out`, the gradient of the output that they were "
+            "computed from; got None."
+        )
+        raise ValueError(msg)
+    for name, x in above.items():
+        if gradients is None and x is not None:
+            msg = f"`{name}` must be None without `gradients`; got {_shown_kind(x)}."
+            raise ValueError(msg)
+    if gradients is not None and not (
+        isinstance(gradients, tuple | list) and 1 <= len(gradients) <= 5
+    ):
+        msg = (
+            f"`gradients` must be a tuple (query, key, value, bias, sinks), or the first of "
+            f"them; got {_shown_kind(gradients)}."
         )
         raise TypeError(msg)
 

@@ -21,6 +21,7 @@ from ._adapters import (
     xformers_like,
 )
 from ._cases import FEATURES
+from ._close import assert_attention_close
 from ._conformance import check_attention
 from ._conventions import Conventions
 from ._dialect import Dialect
@@ -37,6 +38,7 @@ __all__ = [
     "Conventions",
     "Dialect",
     "Subject",
+    "assert_attention_close",
     "attnfn_like",
     "check_attention",
     "equinox_like",

@@ -57,6 +57,7 @@ class Call(NamedTuple):
     dropout_rate: float
     scale: float | None
     softcap: float | None
+    q_pos: np.ndarray  # (*batch, num_heads, q_len): where each query stands among the keys
     score_mod: Any  # of the raw scores of every row, in `shape`, to the same
     bad_q: np.ndarray  # where a vector is not finite
     bad_k: np.ndarray
@@ -155,6 +156,7 @@ def read(
         dropout_rate=0.0 if dropout_rate is None else float(dropout_rate),
         scale=None if scale is None else float(scale),
         softcap=None if softcap is None else float(softcap),
+        q_pos=np.broadcast_to(q_pos[..., 0], shape[:-1]),
         score_mod=None if score_mod is None else modified,
         bad_q=np.broadcast_to(_is_bad(q)[..., 0], shape[:-1]),
         bad_k=_with_heads(_is_bad(k), batch)[..., 0],
