@@ -179,6 +179,24 @@ def convert(session):
 
 
 @nox.session
+def dialects(session):
+    """Hold what is said of other packages' conventions against the packages."""
+    if sys.platform == "win32":
+        session.skip("MLX has no build for Windows")
+    install(session, "dialects", "-e.", torch=True)
+    # One release of ONNX cannot be installed beside another: this is first on the path.
+    first = pathlib.Path(session.create_tmp()) / "first-onnx"
+    quietly = ("-q", "--no-compile", "--no-deps", "--upgrade", "--target", str(first))
+    session.install(*quietly, "onnx==1.18.0")
+    alone = "tests/dialects/test_first_onnx.py"
+    session.run("pytest", "tests/dialects", f"--ignore={alone}", *session.posargs)
+    session.run("pytest", alone, *session.posargs, env={"PYTHONPATH": str(first)})
+    for backend in ("jax", "torch"):
+        chosen = ("tests/dialects", f"--ignore={alone}", "-k", "keras")
+        session.run("pytest", *chosen, *session.posargs, env={"KERAS_BACKEND": backend})
+
+
+@nox.session
 def bench_quick(session):
     """Run the benchmark's code on tiny arrays, so that it works when it is needed."""
     install_bench(session)

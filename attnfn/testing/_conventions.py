@@ -19,7 +19,7 @@ class Conventions(NamedTuple):
     groups: Literal["interleaved", "tiled"] = "interleaved"
     default_scale: Literal["root", "one"] = "root"
     bias: Literal["after_scale", "before_scale"] = "after_scale"
-    softcap: Literal["before_bias", "after_bias"] = "before_bias"
+    softcap: Literal["before_bias", "after_bias", "after_mask"] = "before_bias"
     lengths: Literal["count", "last_index", "cumulative"] = "count"
     empty_row: Literal["zero", "uniform", "nan"] = "zero"
     empty_lse: Literal["-inf", "+inf", "zero", "finite"] = "-inf"
@@ -68,6 +68,7 @@ CHOICES: dict[str, dict[str, str]] = {
     "softcap": {
         "before_bias": "the cap bends the scores before the bias is added",
         "after_bias": "the cap bends the sum of scores and bias",
+        "after_mask": "the cap bends the scores of hidden keys, too, which unhides them",
     },
     "lengths": {
         "count": "a length is the number of keys",

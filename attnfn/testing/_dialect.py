@@ -27,10 +27,9 @@ class Dialect:
     evidence: Literal["verified", "from source"]
     #: The package and version that was run, or the file and commit that was read.
     source: str
-    #: The names among `OPTIONS` that it has an answer to, whatever it calls them.
-    options: frozenset[str]
-    #: Whether it returns the log-sum-exp.
-    has_lse: bool = False
+    #: What it has, whatever it calls it: names among `OPTIONS`, "groups", for fewer key heads
+    #: than query heads, and "lse", for returning the log-sum-exp.
+    features: frozenset[str]
     #: What no option says.
     notes: tuple[str, ...] = ()
 

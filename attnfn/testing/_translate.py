@@ -155,6 +155,8 @@ def _bias(call: _Call, conventions: Conventions) -> _Call:
 
 def _softcap(call: _Call, conventions: Conventions) -> _Call:
     """Add the bias where `score_mod` stands, which is before the cap."""
+    if conventions.softcap == "after_mask" and call.option("softcap") is not None:
+        call = _with_added(call, -1e30)
     bias, score_mod = call.option("bias"), call.option("score_mod")
     if bias is None or call.option("softcap") is None or conventions.softcap == "before_bias":
         return call
@@ -176,17 +178,23 @@ _HIDING = ("mask", "is_causal", "window_size", "q_offset", "segment_ids")
 
 
 def _mask_value(call: _Call, conventions: Conventions) -> _Call:
-    """Add a number to the scores of hidden keys, instead of hiding them."""
+    if conventions.mask_value == "-inf":
+        return call
+    is_lowest = conventions.mask_value == "lowest"
+    return _with_added(call, None if is_lowest else float(conventions.mask_value))
+
+
+def _with_added(call: _Call, amount: float | None) -> _Call:
+    """Hide no key: add a number, or the lowest, to the scores of those that were hidden."""
     hiding = {name: call.options[name] for name in _HIDING if name in call.options}
-    if conventions.mask_value == "-inf" or not hiding:
+    if not hiding:
         return call
     dtype = call.option("compute_dtype")
     none = attention_scores(
         0 * call.query, 0 * call.key, scale=1.0, compute_dtype=dtype, **hiding
     )
-    lowest = conventions.mask_value == "lowest"
-    amount = call.xp.finfo(none.dtype).min if lowest else float(conventions.mask_value)
-    added = call.xp.where(none == 0, none, float(amount))
+    lowest = float(call.xp.finfo(none.dtype).min)
+    added = call.xp.where(none == 0, none, lowest if amount is None else amount)
     bias = call.option("bias")
     rest = {name: x for name, x in call.options.items() if name not in _HIDING}
     if call.option("q_offset") is not None:
@@ -233,11 +241,12 @@ def _result(
         is_empty = lse == -math.inf
     if conventions.lse_base == "2":
         lse = lse / math.log(2)
-    lse = xp.where(is_empty, _EMPTY_LSE[conventions.empty_lse], lse)
-    out, lse = _leaks(call, conventions, out, lse)
     if conventions.lse_dtype == "query":
         lse = xp.astype(lse, call.query.dtype)
-    return out, lse
+    empty = _EMPTY_LSE[conventions.empty_lse]
+    is_held = empty >= float(xp.finfo(lse.dtype).min)
+    lse = xp.where(is_empty, empty if is_held else -math.inf, lse)
+    return _leaks(call, conventions, out, lse)
 
 
 def _leaks(
@@ -247,7 +256,7 @@ def _leaks(
     xp = call.xp
     if conventions.hidden_key == "leaks":
         leak = _for_each_query_head(call, xp.sum(0 * call.key, axis=(-2, -1), keepdims=True))
-        out, lse = out + leak, lse + leak[..., 0]
+        out, lse = out + leak, lse + xp.astype(leak[..., 0], lse.dtype)
     if conventions.hidden_value == "leaks":
         out = out + _for_each_query_head(call, xp.sum(0 * call.value, axis=-2, keepdims=True))
     return out, lse

@@ -8,6 +8,7 @@ __all__ = [
     "check_is_free",
     "check_no_groups",
     "check_no_right_side",
+    "check_one_number",
     "check_one_width",
     "check_options",
     "check_past",
@@ -45,6 +46,17 @@ def check_no_groups(query: Any, key: Any, name: str) -> None:
         f"`key` must have as many heads as `query`; got {key.shape[-3]} and {query.shape[-3]}, "
         f"and {name} has no groups."
     )
+    raise NotImplementedError(text)
+
+
+def check_one_number(
+    window: tuple[int | None, int | None], *, is_causal: bool, name: str
+) -> None:
+    """Raise unless both sides of a window are the same, or the right one is hidden anyway."""
+    left, right = window
+    if left is not None and (left == right or (is_causal and right in (0, None))):
+        return
+    text = f"`window_size` must have two sides alike; got {window}, and {name} has one number."
     raise NotImplementedError(text)
 
 

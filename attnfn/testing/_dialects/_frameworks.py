@@ -1,35 +1,45 @@
 """Dialects of the array libraries' own attention, and of the layers built on them."""
 
+from functools import partial
+
+from .._adapters import (
+    attnfn_like,
+    equinox_like,
+    flax_like,
+    flex_like,
+    jax_like,
+    keras_like,
+    keras_multi_head_like,
+    mlx_like,
+    torch_like,
+    torch_multi_head_like,
+)
 from .._conventions import Conventions
 from .._dialect import Dialect
 from .._subject import OPTIONS
-from ._signature import same
 
 __all__ = ["DIALECTS"]
 
 _TORCH = "torch 2.13.0"
-_SDPA = frozenset({"mask", "bias", "is_causal", "scale"})
-_LAYER = frozenset({"mask", "bias", "is_causal"})
 
 DIALECTS = (
     Dialect(
         name="attnfn",
         title="attnfn.attention",
         conventions=Conventions(),
-        signature=same,
+        signature=attnfn_like,
         evidence="verified",
         source="attnfn 0.1.0",
-        options=OPTIONS - {"lengths"},
-        has_lse=True,
+        features=OPTIONS - {"lengths"} | {"groups", "lse"},
     ),
     Dialect(
         name="torch_sdpa",
         title="torch.nn.functional.scaled_dot_product_attention",
         conventions=Conventions(alignment="top_left", hidden_key="leaks", hidden_value="leaks"),
-        signature=same,
+        signature=torch_like,
         evidence="verified",
         source=_TORCH,
-        options=_SDPA,
+        features=frozenset({"mask", "bias", "is_causal", "scale", "groups"}),
         notes=(
             "A mask and a bias share one argument.",
             "Grouped heads need enable_gqa=True.",
@@ -38,13 +48,11 @@ DIALECTS = (
     Dialect(
         name="torch_multi_head_attention",
         title="torch.nn.MultiheadAttention, need_weights=False in training",
-        conventions=Conventions(
-            mask="hidden", alignment="top_left", hidden_key="leaks", hidden_value="leaks"
-        ),
-        signature=same,
+        conventions=Conventions(mask="hidden", hidden_key="leaks", hidden_value="leaks"),
+        signature=torch_multi_head_like,
         evidence="verified",
         source=_TORCH,
-        options=_LAYER,
+        features=frozenset({"mask", "bias"}),
         notes=("is_causal is a hint and needs attn_mask.",),
     ),
     Dialect(
@@ -52,15 +60,14 @@ DIALECTS = (
         title="torch.nn.MultiheadAttention, need_weights=True",
         conventions=Conventions(
             mask="hidden",
-            alignment="top_left",
             empty_row="nan",
             hidden_key="leaks",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=partial(torch_multi_head_like, need_weights=True),
         evidence="verified",
         source=_TORCH,
-        options=_LAYER,
+        features=frozenset({"mask", "bias"}),
         notes=("The weights that it returns are those after dropout.",),
     ),
     Dialect(
@@ -68,25 +75,22 @@ DIALECTS = (
         title="torch.nn.MultiheadAttention, its fast path in evaluation",
         conventions=Conventions(
             mask="hidden",
-            alignment="top_left",
             empty_row="nan",
-            hidden_key="leaks",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=partial(torch_multi_head_like, is_training=False),
         evidence="verified",
         source=_TORCH,
-        options=_LAYER,
+        features=frozenset({"mask"}),
     ),
     Dialect(
         name="flex_attention",
         title="torch.nn.attention.flex_attention.flex_attention",
         conventions=Conventions(alignment="top_left", hidden_value="leaks"),
-        signature=same,
+        signature=flex_like,
         evidence="verified",
         source=_TORCH,
-        options=frozenset({"mask", "score_mod", "scale"}),
-        has_lse=True,
+        features=frozenset({"mask", "scale", "score_mod", "groups", "lse"}),
     ),
     Dialect(
         name="jax_nn",
@@ -99,11 +103,12 @@ DIALECTS = (
             softmax_dtype="float32",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=jax_like,
         evidence="verified",
         source="jax 0.10.2",
-        options=frozenset({"mask", "bias", "is_causal", "window_size", "lengths", "scale"}),
-        has_lse=True,
+        features=frozenset(
+            {"mask", "bias", "is_causal", "window_size", "lengths", "scale", "groups", "lse"}
+        ),
         notes=("The log-sum-exp has no gradient.",),
     ),
     Dialect(
@@ -115,28 +120,28 @@ DIALECTS = (
             softmax_dtype="float32",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=flax_like,
         evidence="verified",
         source="flax 0.12.8",
-        options=frozenset({"mask", "bias", "is_causal"}),
+        features=frozenset({"mask", "bias", "is_causal", "groups"}),
     ),
     Dialect(
         name="flax_linen",
         title="flax.linen.dot_product_attention",
         conventions=Conventions(empty_row="uniform", hidden_value="leaks"),
-        signature=same,
+        signature=flax_like,
         evidence="verified",
         source="flax 0.12.8",
-        options=frozenset({"mask", "bias"}),
+        features=frozenset({"mask", "bias"}),
     ),
     Dialect(
         name="equinox",
         title="equinox.nn.MultiheadAttention",
         conventions=Conventions(empty_row="uniform", hidden_value="leaks"),
-        signature=same,
+        signature=equinox_like,
         evidence="verified",
         source="equinox 0.13.8",
-        options=frozenset({"mask"}),
+        features=frozenset({"mask"}),
     ),
     Dialect(
         name="keras_ops",
@@ -148,10 +153,10 @@ DIALECTS = (
             softmax_dtype="float32",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=keras_like,
         evidence="verified",
         source="keras 3.15.1",
-        options=frozenset({"mask", "bias", "is_causal", "window_size", "scale"}),
+        features=frozenset({"mask", "bias", "is_causal", "scale", "groups"}),
     ),
     Dialect(
         name="keras_multi_head_attention",
@@ -163,10 +168,10 @@ DIALECTS = (
             softmax_dtype="float32",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=keras_multi_head_like,
         evidence="verified",
         source="keras 3.15.1",
-        options=frozenset({"mask", "is_causal"}),
+        features=frozenset({"mask", "is_causal", "window_size"}),
         notes=("With dropout or return_attention_scores an empty row gets 0.",),
     ),
     Dialect(
@@ -175,9 +180,9 @@ DIALECTS = (
         conventions=Conventions(
             alignment="bottom_right", empty_row="uniform", hidden_value="leaks"
         ),
-        signature=same,
+        signature=mlx_like,
         evidence="verified",
         source="mlx 0.32.4",
-        options=frozenset({"mask", "bias", "is_causal", "scale", "sinks"}),
+        features=frozenset({"mask", "bias", "is_causal", "scale", "sinks", "groups"}),
     ),
 )

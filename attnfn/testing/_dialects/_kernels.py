@@ -1,71 +1,79 @@
 """Dialects of libraries of kernels."""
 
+from .._adapters import flash_attention_like, flashinfer_like, splash_like, xformers_like
 from .._conventions import Conventions
 from .._dialect import Dialect
-from ._signature import same
 
 __all__ = ["DIALECTS"]
 
-_FLASH = frozenset({"is_causal", "window_size", "lengths", "scale", "softcap"})
+_FLASH = frozenset({"is_causal", "window_size", "lengths", "scale", "softcap", "groups", "lse"})
 
 DIALECTS = (
     Dialect(
         name="flash_attn2",
         title="flash_attn.flash_attn_func",
         conventions=Conventions(alignment="bottom_right", empty_lse="+inf"),
-        signature=same,
+        signature=flash_attention_like,
         evidence="from source",
         source="Dao-AILab/flash-attention csrc/flash_attn/src/softmax.h at 0251105a",
-        options=_FLASH,
-        has_lse=True,
+        features=_FLASH,
         notes=("The gradient of the log-sum-exp is ignored.",),
     ),
     Dialect(
         name="flash_attn3",
         title="flash_attn_interface.flash_attn_func",
         conventions=Conventions(alignment="bottom_right", hidden_value="leaks"),
-        signature=same,
+        signature=flash_attention_like,
         evidence="from source",
         source="Dao-AILab/flash-attention hopper/softmax.h at 0251105a",
-        options=_FLASH,
-        has_lse=True,
+        features=_FLASH,
     ),
     Dialect(
         name="flashinfer",
         title="flashinfer.single_prefill_with_kv_cache",
         conventions=Conventions(alignment="bottom_right", softcap="after_bias", lse_base="2"),
-        signature=same,
+        signature=flashinfer_like,
         evidence="from source",
         source="flashinfer-ai/flashinfer include/flashinfer/attention/variants.cuh at fb28d724",
-        options=frozenset({"mask", "is_causal", "window_size", "scale", "softcap"}),
-        has_lse=True,
+        features=frozenset(
+            {"mask", "is_causal", "window_size", "scale", "softcap", "groups", "lse"}
+        ),
         notes=("A custom mask takes the place of causal order.",),
     ),
     Dialect(
         name="xformers",
         title="xformers.ops.memory_efficient_attention",
         conventions=Conventions(alignment="top_left"),
-        signature=same,
+        signature=xformers_like,
         evidence="from source",
         source="facebookresearch/xformers xformers/ops/fmha/attn_bias.py at ca6d2aa0",
-        options=frozenset({"bias", "is_causal", "window_size", "scale"}),
-        has_lse=True,
+        features=frozenset({"mask", "bias", "is_causal", "scale", "groups", "lse"}),
     ),
     Dialect(
         name="jax_splash",
         title="jax.experimental.pallas.ops.tpu.splash_attention",
         conventions=Conventions(
+            alignment="top_left",
             default_scale="one",
             empty_row="uniform",
             empty_lse="finite",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=splash_like,
         evidence="verified",
         source="jax 0.10.2",
-        options=frozenset(
-            {"mask", "is_causal", "window_size", "q_offset", "segment_ids", "softcap", "sinks"}
+        features=frozenset(
+            {
+                "mask",
+                "is_causal",
+                "window_size",
+                "q_offset",
+                "segment_ids",
+                "softcap",
+                "sinks",
+                "groups",
+                "lse",
+            }
         ),
-        has_lse=True,
     ),
 )

@@ -1,8 +1,10 @@
 """Dialects of libraries of models."""
 
+from functools import partial
+
+from .._adapters import hf_eager_like, x_transformers_like
 from .._conventions import Conventions
 from .._dialect import Dialect
-from ._signature import same
 
 __all__ = ["DIALECTS"]
 
@@ -16,12 +18,15 @@ DIALECTS = (
             alignment="bottom_right",
             groups="tiled",
             softcap="after_bias",
+            softmax_dtype="float32",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=x_transformers_like,
         evidence="verified",
         source="x-transformers 2.31.10",
-        options=frozenset({"mask", "bias", "is_causal", "scale", "softcap"}),
+        features=frozenset(
+            {"mask", "bias", "is_causal", "scale", "softcap", "sinks", "groups"}
+        ),
     ),
     Dialect(
         name="hf_eager_bert",
@@ -29,10 +34,10 @@ DIALECTS = (
         conventions=Conventions(
             mask_value="lowest", empty_row="uniform", hidden_key="leaks", hidden_value="leaks"
         ),
-        signature=same,
+        signature=hf_eager_like,
         evidence="verified",
         source=_TRANSFORMERS,
-        options=frozenset({"mask", "bias", "scale"}),
+        features=frozenset({"mask", "bias", "scale"}),
     ),
     Dialect(
         name="hf_eager_gemma2",
@@ -45,10 +50,10 @@ DIALECTS = (
             hidden_key="leaks",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=hf_eager_like,
         evidence="verified",
         source=_TRANSFORMERS,
-        options=frozenset({"mask", "bias", "scale", "softcap"}),
+        features=frozenset({"mask", "bias", "scale", "softcap", "groups"}),
     ),
     Dialect(
         name="hf_eager_gpt_oss",
@@ -60,9 +65,9 @@ DIALECTS = (
             hidden_key="leaks",
             hidden_value="leaks",
         ),
-        signature=same,
+        signature=partial(hf_eager_like, has_sinks=True),
         evidence="verified",
         source=_TRANSFORMERS,
-        options=frozenset({"mask", "bias", "scale", "sinks"}),
+        features=frozenset({"mask", "bias", "scale", "sinks", "groups"}),
     ),
 )

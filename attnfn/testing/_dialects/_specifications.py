@@ -1,22 +1,22 @@
 """Dialects of ONNX and its runtime."""
 
+from .._adapters import onnx_like, ort_group_query_like
 from .._conventions import Conventions
 from .._dialect import Dialect
-from ._signature import same
 
 __all__ = ["DIALECTS"]
 
-_ONNX = frozenset({"mask", "bias", "is_causal", "scale", "softcap"})
+_ONNX = frozenset({"mask", "bias", "is_causal", "scale", "softcap", "groups"})
 
 DIALECTS = (
     Dialect(
         name="onnx_23",
         title="ONNX Attention, version 23",
         conventions=Conventions(alignment="top_left", hidden_key="leaks", hidden_value="leaks"),
-        signature=same,
+        signature=onnx_like,
         evidence="verified",
         source="onnx 1.23.2",
-        options=_ONNX,
+        features=_ONNX,
     ),
     Dialect(
         name="onnx_24",
@@ -24,10 +24,10 @@ DIALECTS = (
         conventions=Conventions(
             alignment="by_lengths", hidden_key="leaks", hidden_value="leaks"
         ),
-        signature=same,
+        signature=onnx_like,
         evidence="verified",
         source="onnx 1.23.2",
-        options=_ONNX | {"lengths"},
+        features=_ONNX | {"lengths"},
     ),
     Dialect(
         name="onnx_25",
@@ -35,10 +35,10 @@ DIALECTS = (
         conventions=Conventions(
             alignment="by_lengths", hidden_key="leaks", hidden_value="leaks"
         ),
-        signature=same,
+        signature=onnx_like,
         evidence="verified",
         source="onnx 1.23.2",
-        options=_ONNX | {"lengths", "window_size"},
+        features=_ONNX | {"lengths", "window_size"},
     ),
     Dialect(
         name="onnx_before_corrections",
@@ -46,15 +46,15 @@ DIALECTS = (
         conventions=Conventions(
             alignment="top_left",
             groups="tiled",
-            softcap="after_bias",
+            softcap="after_mask",
             empty_row="nan",
             hidden_key="leaks",
             hidden_value="leaks",
         ),
-        signature=same,
-        evidence="from source",
-        source="onnx 1.18.0, onnx/reference/ops/op_attention.py",
-        options=_ONNX,
+        signature=onnx_like,
+        evidence="verified",
+        source="onnx 1.18.0",
+        features=_ONNX,
     ),
     Dialect(
         name="ort_group_query_attention",
@@ -62,9 +62,20 @@ DIALECTS = (
         conventions=Conventions(
             alignment="bottom_right", window="exclusive", lengths="last_index"
         ),
-        signature=same,
+        signature=ort_group_query_like,
         evidence="verified",
         source="onnxruntime 1.31.1",
-        options=frozenset({"bias", "is_causal", "window_size", "lengths", "scale", "softcap"}),
+        features=frozenset(
+            {
+                "bias",
+                "is_causal",
+                "window_size",
+                "lengths",
+                "scale",
+                "softcap",
+                "sinks",
+                "groups",
+            }
+        ),
     ),
 )
