@@ -1,6 +1,5 @@
 """Whether a function is right, feature by feature."""
 
-import importlib.metadata
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +12,7 @@ from ._conventions import CHOICES, Conventions
 from ._dialect import Dialect
 from ._dialects import DIALECTS
 from ._judgement import Miss, Question, misses, question_of
-from ._libraries import Library, library_of
+from ._libraries import Library, library_of, version_of
 from ._report import ConformanceReport, Row, Verdict
 from ._subject import Subject
 
@@ -139,7 +138,7 @@ def check_attention(
     return ConformanceReport(
         name=subject.name,
         dialect=held_to.title,
-        versions={chosen.name: chosen.version, "attnfn": importlib.metadata.version("attnfn")},
+        versions={chosen.name: chosen.version, "attnfn": version_of("attnfn")},
         rows=tuple(rows),
         notes=notes,
     )

@@ -12,7 +12,7 @@ from .._backend import library_name
 from .._typing import Array, Namespace
 from ._checks import check_dtype_of_library, check_library
 
-__all__ = ["LIBRARIES", "Library", "library_of"]
+__all__ = ["LIBRARIES", "Library", "library_of", "version_of"]
 
 #: The libraries known by name, and the module that has their arrays.
 LIBRARIES = {
@@ -40,10 +40,7 @@ class Library(NamedTuple):
     @property
     def version(self) -> str:
         """Its version, "" where it does not say."""
-        try:
-            return importlib.metadata.version(self.name.replace("_", "-"))
-        except importlib.metadata.PackageNotFoundError:
-            return ""
+        return version_of(self.name.replace("_", "-"))
 
     @property
     def has_strides(self) -> bool:
@@ -160,3 +157,11 @@ def _mlx_vjp(
         return found
 
     return function(*arrays), back
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, "" for one that merely lies on the path."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
