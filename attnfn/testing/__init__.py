@@ -21,6 +21,7 @@ from ._adapters import (
     x_transformers_like,
     xformers_like,
 )
+from ._bound import error_bound
 from ._cases import FEATURES
 from ._close import assert_attention_close
 from ._conformance import check_attention
@@ -43,6 +44,7 @@ __all__ = [
     "attnfn_like",
     "check_attention",
     "equinox_like",
+    "error_bound",
     "flash_attention_like",
     "flashinfer_like",
     "flax_like",

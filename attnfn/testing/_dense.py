@@ -17,6 +17,7 @@ __all__ = [
     "collected",
     "dense",
     "gathered",
+    "score_bound",
 ]
 
 #: What attention gives, and its gradients, by name: "out", "lse", "query", "key", ...
@@ -100,6 +101,22 @@ def blocks(whole: Dense, /) -> Iterator[Dense]:
             bias=cut(whole.bias),
             share=cut(whole.share),
         )
+
+
+def score_bound(block: Dense, s: np.ndarray, /) -> np.ndarray:
+    """Return how far from 0 that may be which is subtracted of every score of a head.
+
+    It need not be the greatest score: some kernels take what the norms of the vectors allow.
+    """
+    if block.score_mod is not None:
+        return abs(s).max(axis=(-2, -1), keepdims=True, initial=0.0)
+    norms = (np.sqrt((x**2).sum(axis=-1)).max(axis=-1, initial=0.0) for x in (block.q, block.k))
+    bound = np.asarray(next(norms) * next(norms) * abs(block.scale))[..., None, None]
+    if block.softcap is not None:
+        bound = np.minimum(bound, block.softcap)
+    if block.bias is not None:
+        bound = bound + abs(block.bias).max(axis=(-2, -1), keepdims=True, initial=0.0)
+    return bound
 
 
 def gathered(rows: list[Results], call: Call, upstream: Upstream | None, /) -> Results:

@@ -28,10 +28,10 @@ def plain(
     whole = dense(call)
     q, k, v = (rounded(x, precision) for x in (whole.q, whole.k, whole.v))
     whole = whole._replace(q=q, k=k, v=v)
-    rows = [_rows(block, precision, upstream) for block in blocks(whole)]
-
-    found = gathered(rows, call, upstream)
-    return {name: rounded(found[name], to) for name, to in outputs.items()}
+    with np.errstate(all="ignore"):
+        rows = [_rows(block, precision, upstream) for block in blocks(whole)]
+        found = gathered(rows, call, upstream)
+        return {name: rounded(found[name], to) for name, to in outputs.items()}
 
 
 def _rows(block: Dense, precision: Precision, upstream: Upstream | None, /) -> Results:

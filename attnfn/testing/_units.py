@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ._call import Call
-from ._dense import GRADIENTS, Dense, Results, Upstream, blocks, dense, gathered
+from ._dense import GRADIENTS, Dense, Results, Upstream, blocks, dense, gathered, score_bound
 from ._precision import Precision
 
 __all__ = ["units"]
@@ -26,8 +26,8 @@ def units(
     is more than about 1: then every weight of the row is in doubt.
     """
     whole = dense(call)
-    rows = [_rows(block, precision, outputs, upstream) for block in blocks(whole)]
-
+    with np.errstate(all="ignore"):
+        rows = [_rows(block, precision, outputs, upstream) for block in blocks(whole)]
     squares = gathered(rows, call, upstream)
     return {name: np.sqrt(squares[name]) + to.least for name, to in outputs.items()}
 
@@ -107,7 +107,7 @@ def _weights(block: Dense, precision: Precision, scores: _Scores, /) -> _Weights
     w, w_sink = w / total, w_sink / total
 
     near, sink = (np.where(np.isfinite(x), x, 0.0) for x in (s, sink))
-    peak = a * (_bound(block, near) + abs(sink)) ** 2
+    peak = a * (score_bound(block, near) + abs(sink)) ** 2
     moved = _moved(scores.lost + a * (near - top) ** 2 + peak)
     moved_sink = _moved(u * sink**2 + a * (sink - top) ** 2 + peak)
     common = (w**2 * moved).sum(axis=-1, keepdims=True) + w_sink**2 * moved_sink
@@ -184,22 +184,6 @@ def _backward(
 def _added(precision: Precision, length: int, /) -> float:
     """Return the square of what a sum loses, in terms of that of what is added up."""
     return precision.sums.unit**2 * (length / 2 + 4)
-
-
-def _bound(block: Dense, s: np.ndarray, /) -> np.ndarray:
-    """Return how far from 0 that may be which is subtracted of every score of a head.
-
-    It need not be the greatest score: some kernels take what the norms of the vectors allow.
-    """
-    if block.score_mod is not None:
-        return abs(s).max(axis=(-2, -1), keepdims=True, initial=0.0)
-    norms = (np.sqrt((x**2).sum(axis=-1)).max(axis=-1, initial=0.0) for x in (block.q, block.k))
-    bound = np.asarray(next(norms) * next(norms) * abs(block.scale))[..., None, None]
-    if block.softcap is not None:
-        bound = np.minimum(bound, block.softcap)
-    if block.bias is not None:
-        bound = bound + abs(block.bias).max(axis=(-2, -1), keepdims=True, initial=0.0)
-    return bound
 
 
 def _moved(lost: np.ndarray, /) -> np.ndarray:
