@@ -21,9 +21,6 @@ PUBLIC = [f"attnfn.{name}" for name in af.__all__]
 # Rooms with a door of their own: `attnfn.plot.attention_heat_map`.
 ROOMS = ["attnfn.convert", "attnfn.plot", "attnfn.testing"]
 PUBLIC += [f"{room}.{name}" for room in ROOMS for name in importlib.import_module(room).__all__]
-#: To be documented by whoever lands them next.
-DRAFTS = {"attnfn.testing.Conventions", "attnfn.testing.Dialect"}
-PUBLIC = [path for path in PUBLIC if path not in DRAFTS]
 
 
 def resolve(path):

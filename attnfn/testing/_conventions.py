@@ -9,7 +9,56 @@ class Conventions(NamedTuple):
     """
     One answer for each question on which implementations of attention differ.
 
-    The defaults are attnfn's own. What an answer means stands in ``CHOICES``.
+    The defaults are attnfn's own.
+
+    Parameters
+    ----------
+    mask : {"attend", "hidden"}
+        What True in a bool mask marks: a key that the query may attend to, or a hidden one.
+    mask_value : {"-inf", "lowest", "-10000"}
+        What a hidden key has: never a weight, or this number added to its score. Once it is
+        finite, a row of hidden keys has weights, and a gradient.
+    alignment : {"explicit", "top_left", "bottom_right", "by_lengths"}
+        Where queries stand if the caller does not say it: that is refused, the first at the
+        first key, the last at the last key, or the latter only where lengths are given.
+    window : {"inclusive", "exclusive"}
+        Whether a window of n reaches n keys back, or counts the query's own among them.
+    groups : {"interleaved", "tiled"}
+        Which key head a query head h uses: ``h // group`` or ``h % num_kv_heads``.
+    default_scale : {"root", "one"}
+        What scores are multiplied by if nothing is said: ``1 / sqrt(head_dim)``, or 1.
+    bias : {"after_scale", "before_scale"}
+        Whether the bias is added to the scaled scores, or scaled with them.
+    softcap : {"before_bias", "after_bias", "after_mask"}
+        What the cap bends: scores, scores with the bias, or with what hides a key as well.
+    lengths : {"count", "last_index", "cumulative"}
+        What a length is: how many keys, the index of the last, or where sequences start.
+    empty_row : {"zero", "uniform", "nan"}
+        What a query gets that may attend to nothing: 0, the mean of all values, or NaN.
+    biased_row : {"empty", "nan"}
+        Whether a query whose bias is -inf for every key counts as such, or gets NaN.
+    empty_lse : {"-inf", "+inf", "zero", "finite"}
+        The log-sum-exp of a query that may attend to nothing; "finite" is very low.
+    lse_base : {"e", "2"}
+        The base of the logarithm.
+    lse_dtype : {"compute", "query"}
+        Whether it has the dtype that is computed in, or the query's.
+    lse_sinks : {"included", "excluded"}
+        Whether it counts sinks.
+    softmax_dtype : {"own", "float32"}
+        Whether float64 is computed in float64, or its softmax in float32.
+    hidden_key, hidden_value : {"kept_out", "leaks"}
+        Whether a NaN in a key or value that no query may attend to reaches the output.
+
+    See Also
+    --------
+    DIALECTS : Those of known implementations.
+
+    Examples
+    --------
+    >>> from attnfn.testing import DIALECTS, Conventions
+    >>> DIALECTS["mlx"].conventions.alignment, Conventions().alignment
+    ('bottom_right', 'explicit')
     """
 
     mask: Literal["attend", "hidden"] = "attend"
@@ -22,6 +71,7 @@ class Conventions(NamedTuple):
     softcap: Literal["before_bias", "after_bias", "after_mask"] = "before_bias"
     lengths: Literal["count", "last_index", "cumulative"] = "count"
     empty_row: Literal["zero", "uniform", "nan"] = "zero"
+    biased_row: Literal["empty", "nan"] = "empty"
     empty_lse: Literal["-inf", "+inf", "zero", "finite"] = "-inf"
     lse_base: Literal["e", "2"] = "e"
     lse_dtype: Literal["compute", "query"] = "compute"
@@ -79,6 +129,10 @@ CHOICES: dict[str, dict[str, str]] = {
         "zero": "a query that may attend to nothing gets 0",
         "uniform": "a query that may attend to nothing gets the mean of all values",
         "nan": "a query that may attend to nothing gets NaN",
+    },
+    "biased_row": {
+        "empty": "a query whose bias is -inf for every key may attend to nothing",
+        "nan": "a query whose bias is -inf for every key gets NaN",
     },
     "empty_lse": {
         "-inf": "the log-sum-exp of a query that may attend to nothing is -inf",

@@ -50,7 +50,7 @@ def translated(core: Core, conventions: Conventions) -> Core:
         for step in _STEPS:
             call = step(call, conventions)
         out, lse = core(*call[:3], **call.options)
-        return _result(core, call, conventions, out, lse)
+        return _result(core, call, conventions, out, lse, options.get("bias"))
 
     return attention_in_conventions
 
@@ -186,13 +186,9 @@ def _mask_value(call: _Call, conventions: Conventions) -> _Call:
 
 def _with_added(call: _Call, amount: float | None) -> _Call:
     """Hide no key: add a number, or the lowest, to the scores of those that were hidden."""
-    hiding = {name: call.options[name] for name in _HIDING if name in call.options}
-    if not hiding:
+    if not any(name in call.options for name in _HIDING):
         return call
-    dtype = call.option("compute_dtype")
-    none = attention_scores(
-        0 * call.query, 0 * call.key, scale=1.0, compute_dtype=dtype, **hiding
-    )
+    none = _zero_where_seen(call)
     lowest = float(call.xp.finfo(none.dtype).min)
     added = call.xp.where(none == 0, none, lowest if amount is None else amount)
     bias = call.option("bias")
@@ -200,6 +196,18 @@ def _with_added(call: _Call, amount: float | None) -> _Call:
     if call.option("q_offset") is not None:
         rest["q_offset"] = call.option("q_offset")
     return call._replace(options={**rest, "bias": added if bias is None else added + bias})
+
+
+def _zero_where_seen(call: _Call) -> Array:
+    """Return the scores of queries and keys that are 0: -inf where a key is hidden."""
+    hiding = {name: call.options[name] for name in _HIDING if name in call.options}
+    return attention_scores(
+        call.xp.zeros_like(call.query),
+        call.xp.zeros_like(call.key),
+        scale=1.0,
+        compute_dtype=call.option("compute_dtype"),
+        **hiding,
+    )
 
 
 def _softmax_dtype(call: _Call, conventions: Conventions) -> _Call:
@@ -225,16 +233,22 @@ _STEPS = (
 
 
 def _result(
-    core: Core, call: _Call, conventions: Conventions, out: Array, lse: Array
+    core: Core, call: _Call, conventions: Conventions, out: Array, lse: Array, bias: Any
 ) -> tuple[Array, Array]:
     xp = call.xp
     is_empty = lse == -math.inf
     if conventions.empty_row == "uniform":
         # All scores are 0: the mean of the values that the row's head uses.
-        mean, _ = core(0 * call.query, 0 * call.key, call.value, scale=1.0)
+        query, key = xp.zeros_like(call.query), xp.zeros_like(call.key)
+        mean, _ = core(query, key, call.value, scale=1.0)
         out = xp.where(is_empty[..., None], mean, out)
     elif conventions.empty_row == "nan":
         out = xp.where(is_empty[..., None], math.nan, out)
+
+    if conventions.biased_row == "nan" and bias is not None:
+        is_biased = is_empty & ~_is_hidden(call)
+        out = xp.where(is_biased[..., None], math.nan, out)
+        is_empty = is_empty & ~is_biased
 
     if conventions.lse_sinks == "excluded" and call.option("sinks") is not None:
         _, lse = core(*call[:3], **{**call.options, "sinks": None})
@@ -247,6 +261,11 @@ def _result(
     is_held = empty >= float(xp.finfo(lse.dtype).min)
     lse = xp.where(is_empty, empty if is_held else -math.inf, lse)
     return _leaks(call, conventions, out, lse)
+
+
+def _is_hidden(call: _Call) -> Array:
+    """Whether a query may attend to nothing, whatever the bias is."""
+    return call.xp.all(_zero_where_seen(call) == -math.inf, axis=-1)
 
 
 def _leaks(

@@ -48,7 +48,8 @@ def eager(
     q, k, v = (x if torch.is_tensor(x) else torch.asarray(x) for x in (query, key, value))
     added = None if bias is None else torch.asarray(bias)
     if mask is not None:
-        hidden = torch.where(torch.asarray(mask), 0.0, torch.finfo(q.dtype).min).to(q.dtype)
+        lowest = torch.full((), torch.finfo(q.dtype).min, dtype=q.dtype)
+        hidden = torch.where(torch.asarray(mask), torch.zeros_like(lowest), lowest)
         hidden = hidden[(None,) * (4 - hidden.ndim)]
         added = hidden if added is None else hidden + added
     if sinks is None:

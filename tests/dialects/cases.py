@@ -110,6 +110,9 @@ def cases(few=3, many=5):
         "sinks, groups": Case(*grouped, {"sinks": drawn(4, seed=6)}),
         "sinks, empty row": Case(*square, {"sinks": sinks, "mask": empty_first_row}),
         "empty row": Case(*square, {"mask": empty_first_row}),
+        "empty row of a bias": Case(
+            *square, {"bias": np.where(empty_first_row, 0 * bias, -np.inf)}
+        ),
         "NaN in a hidden key": Case(q, with_nan(k, many - 1), v, {"mask": all_but_last}),
         "NaN in a hidden value": Case(q, k, with_nan(v, many - 1), {"mask": all_but_last}),
         "float16": Case(*(x.astype(np.float16) for x in square), {}),

@@ -41,8 +41,9 @@ DIALECTS = (
         source=_TORCH,
         features=frozenset({"mask", "bias", "is_causal", "scale", "groups"}),
         notes=(
-            "A mask and a bias share one argument.",
-            "Grouped heads need enable_gqa=True.",
+            "A mask and a bias share attn_mask.",
+            "Grouped heads are asked for by enable_gqa=True.",
+            "On a CPU is_causal keeps NaN in later keys out; as a mask it does not.",
         ),
     ),
     Dialect(
@@ -53,7 +54,7 @@ DIALECTS = (
         evidence="verified",
         source=_TORCH,
         features=frozenset({"mask", "bias"}),
-        notes=("is_causal is a hint and needs attn_mask.",),
+        notes=("is_causal is a hint: the mask has to be given as well.",),
     ),
     Dialect(
         name="torch_multi_head_attention_weights",
@@ -61,6 +62,7 @@ DIALECTS = (
         conventions=Conventions(
             mask="hidden",
             empty_row="nan",
+            biased_row="nan",
             hidden_key="leaks",
             hidden_value="leaks",
         ),
@@ -68,20 +70,20 @@ DIALECTS = (
         evidence="verified",
         source=_TORCH,
         features=frozenset({"mask", "bias"}),
-        notes=("The weights that it returns are those after dropout.",),
+        notes=(
+            "The weights that it returns are those after dropout.",
+            "The gradient of an empty row is NaN.",
+        ),
     ),
     Dialect(
         name="torch_multi_head_attention_eval",
         title="torch.nn.MultiheadAttention, its fast path in evaluation",
-        conventions=Conventions(
-            mask="hidden",
-            empty_row="nan",
-            hidden_value="leaks",
-        ),
+        conventions=Conventions(mask="hidden", empty_row="nan", hidden_value="leaks"),
         signature=partial(torch_multi_head_like, is_training=False),
         evidence="verified",
         source=_TORCH,
         features=frozenset({"mask"}),
+        notes=("Taken where query, key and value are one array and nothing needs a gradient.",),
     ),
     Dialect(
         name="flex_attention",
@@ -91,6 +93,10 @@ DIALECTS = (
         evidence="verified",
         source=_TORCH,
         features=frozenset({"mask", "scale", "score_mod", "groups", "lse"}),
+        notes=(
+            "Positions are indices: what causal order means is up to the function given.",
+            "Without CUDA it has no gradient.",
+        ),
     ),
     Dialect(
         name="jax_nn",
@@ -98,6 +104,7 @@ DIALECTS = (
         conventions=Conventions(
             alignment="top_left",
             empty_row="uniform",
+            biased_row="nan",
             empty_lse="finite",
             lse_dtype="query",
             softmax_dtype="float32",
@@ -117,6 +124,7 @@ DIALECTS = (
         conventions=Conventions(
             alignment="top_left",
             empty_row="uniform",
+            biased_row="nan",
             softmax_dtype="float32",
             hidden_value="leaks",
         ),
@@ -124,15 +132,22 @@ DIALECTS = (
         evidence="verified",
         source="flax 0.12.8",
         features=frozenset({"mask", "bias", "is_causal", "groups"}),
+        notes=(
+            "It calls jax.nn.dot_product_attention, unless weights are asked for or dropped.",
+            "Dropout is the same for all sequences and heads, unless broadcast_dropout=False.",
+        ),
     ),
     Dialect(
         name="flax_linen",
         title="flax.linen.dot_product_attention",
-        conventions=Conventions(empty_row="uniform", hidden_value="leaks"),
+        conventions=Conventions(empty_row="uniform", biased_row="nan", hidden_value="leaks"),
         signature=flax_like,
         evidence="verified",
         source="flax 0.12.8",
         features=frozenset({"mask", "bias"}),
+        notes=(
+            "Dropout is the same for all sequences and heads, unless broadcast_dropout=False.",
+        ),
     ),
     Dialect(
         name="equinox",
@@ -142,14 +157,15 @@ DIALECTS = (
         evidence="verified",
         source="equinox 0.13.8",
         features=frozenset({"mask"}),
+        notes=("A layer for one sequence; jax.vmap makes it one for many.",),
     ),
     Dialect(
         name="keras_ops",
         title="keras.ops.dot_product_attention",
         conventions=Conventions(
             alignment="top_left",
-            window="exclusive",
             empty_row="uniform",
+            biased_row="nan",
             softmax_dtype="float32",
             hidden_value="leaks",
         ),
@@ -157,6 +173,12 @@ DIALECTS = (
         evidence="verified",
         source="keras 3.15.1",
         features=frozenset({"mask", "bias", "is_causal", "scale", "groups"}),
+        notes=(
+            "float64 comes back as float32.",
+            "On NumPy, grouped heads are refused.",
+            "On PyTorch, a mask and a bias together are refused.",
+            "On PyTorch, a NaN in a hidden key reaches the output.",
+        ),
     ),
     Dialect(
         name="keras_multi_head_attention",
@@ -172,17 +194,28 @@ DIALECTS = (
         evidence="verified",
         source="keras 3.15.1",
         features=frozenset({"mask", "is_causal", "window_size"}),
-        notes=("With dropout or return_attention_scores an empty row gets 0.",),
+        notes=(
+            "With dropout, or for return_attention_scores, an empty row gets 0.",
+            "sliding_window is one number for both sides.",
+            "float64 comes back as float32.",
+        ),
     ),
     Dialect(
         name="mlx",
         title="mlx.core.fast.scaled_dot_product_attention",
         conventions=Conventions(
-            alignment="bottom_right", empty_row="uniform", hidden_value="leaks"
+            alignment="bottom_right",
+            empty_row="uniform",
+            biased_row="nan",
+            hidden_value="leaks",
         ),
         signature=mlx_like,
         evidence="verified",
         source="mlx 0.32.4",
         features=frozenset({"mask", "bias", "is_causal", "scale", "sinks", "groups"}),
+        notes=(
+            'Causal order is mask="causal", and so by itself alone.',
+            "With sinks, an empty row gets 0.",
+        ),
     ),
 )

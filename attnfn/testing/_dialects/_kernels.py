@@ -17,7 +17,10 @@ DIALECTS = (
         evidence="from source",
         source="Dao-AILab/flash-attention csrc/flash_attn/src/softmax.h at 0251105a",
         features=_FLASH,
-        notes=("The gradient of the log-sum-exp is ignored.",),
+        notes=(
+            "Bottom-right since version 2.1; top-left before.",
+            "The log-sum-exp has no gradient.",
+        ),
     ),
     Dialect(
         name="flash_attn3",
@@ -38,7 +41,10 @@ DIALECTS = (
         features=frozenset(
             {"mask", "is_causal", "window_size", "scale", "softcap", "groups", "lse"}
         ),
-        notes=("A custom mask takes the place of causal order.",),
+        notes=(
+            "A custom mask takes the place of causal order.",
+            "ALiBi is added before the cap, without the offset of causal order.",
+        ),
     ),
     Dialect(
         name="xformers",
@@ -48,6 +54,10 @@ DIALECTS = (
         evidence="from source",
         source="facebookresearch/xformers xformers/ops/fmha/attn_bias.py at ca6d2aa0",
         features=frozenset({"mask", "bias", "is_causal", "scale", "groups", "lse"}),
+        notes=(
+            "LowerTriangularMask is aligned top-left, ...FromBottomRightMask bottom-right.",
+            "LocalAttentionFromBottomRightMask is inclusive, ...LocalAttentionMask exclusive.",
+        ),
     ),
     Dialect(
         name="jax_splash",
@@ -74,6 +84,11 @@ DIALECTS = (
                 "groups",
                 "lse",
             }
+        ),
+        notes=(
+            "An empty row gets the mean of the values of those blocks that are visited.",
+            "CausalMask and LocalMask take an offset.",
+            "The log-sum-exp has no gradient.",
         ),
     ),
 )

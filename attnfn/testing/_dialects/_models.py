@@ -18,6 +18,7 @@ DIALECTS = (
             alignment="bottom_right",
             groups="tiled",
             softcap="after_bias",
+            biased_row="nan",
             softmax_dtype="float32",
             hidden_value="leaks",
         ),
@@ -27,17 +28,27 @@ DIALECTS = (
         features=frozenset(
             {"mask", "bias", "is_causal", "scale", "softcap", "sinks", "groups"}
         ),
+        notes=(
+            "With flash=True a NaN in a hidden key reaches the output.",
+            "A row that causal order leaves nothing, and no mask, gets the mean of all values.",
+            "For one query causal order is off.",
+        ),
     ),
     Dialect(
         name="hf_eager_bert",
         title="transformers.models.bert eager_attention_forward",
         conventions=Conventions(
-            mask_value="lowest", empty_row="uniform", hidden_key="leaks", hidden_value="leaks"
+            mask_value="lowest",
+            empty_row="uniform",
+            biased_row="nan",
+            hidden_key="leaks",
+            hidden_value="leaks",
         ),
         signature=hf_eager_like,
         evidence="verified",
         source=_TRANSFORMERS,
         features=frozenset({"mask", "bias", "scale"}),
+        notes=("The mask is made by the caller, in float; causal order is in it.",),
     ),
     Dialect(
         name="hf_eager_gemma2",
@@ -46,6 +57,7 @@ DIALECTS = (
             mask_value="lowest",
             window="exclusive",
             empty_row="uniform",
+            biased_row="nan",
             softmax_dtype="float32",
             hidden_key="leaks",
             hidden_value="leaks",
@@ -54,6 +66,11 @@ DIALECTS = (
         evidence="verified",
         source=_TRANSFORMERS,
         features=frozenset({"mask", "bias", "scale", "softcap", "groups"}),
+        notes=(
+            "The mask is made by the caller, in float; causal order is in it.",
+            "Windows are exclusive in causal masks, inclusive in others.",
+            "In float64 a row that may attend to nothing gets NaN.",
+        ),
     ),
     Dialect(
         name="hf_eager_gpt_oss",
@@ -62,6 +79,7 @@ DIALECTS = (
             mask_value="lowest",
             window="exclusive",
             empty_row="uniform",
+            biased_row="nan",
             hidden_key="leaks",
             hidden_value="leaks",
         ),
@@ -69,5 +87,10 @@ DIALECTS = (
         evidence="verified",
         source=_TRANSFORMERS,
         features=frozenset({"mask", "bias", "scale", "sinks", "groups"}),
+        notes=(
+            "The mask is made by the caller, in float; causal order is in it.",
+            "Windows are exclusive in causal masks, inclusive in others.",
+            "The softmax has the dtype of the scores.",
+        ),
     ),
 )

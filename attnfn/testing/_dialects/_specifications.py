@@ -17,6 +17,10 @@ DIALECTS = (
         evidence="verified",
         source="onnx 1.23.2",
         features=_ONNX,
+        notes=(
+            "With past keys, the queries stand after them.",
+            "In the reference, causal order beside a mask of one row is that of one query.",
+        ),
     ),
     Dialect(
         name="onnx_24",
@@ -28,6 +32,10 @@ DIALECTS = (
         evidence="verified",
         source="onnx 1.23.2",
         features=_ONNX | {"lengths"},
+        notes=(
+            "With past keys, the queries stand after them.",
+            "In the reference, causal order beside a mask of one row is that of one query.",
+        ),
     ),
     Dialect(
         name="onnx_25",
@@ -39,6 +47,10 @@ DIALECTS = (
         evidence="verified",
         source="onnx 1.23.2",
         features=_ONNX | {"lengths", "window_size"},
+        notes=(
+            "With past keys, the queries stand after them.",
+            "In the reference, causal order beside a mask of one row is that of one query.",
+        ),
     ),
     Dialect(
         name="onnx_before_corrections",
@@ -48,6 +60,7 @@ DIALECTS = (
             groups="tiled",
             softcap="after_mask",
             empty_row="nan",
+            biased_row="nan",
             hidden_key="leaks",
             hidden_value="leaks",
         ),
@@ -55,12 +68,17 @@ DIALECTS = (
         evidence="verified",
         source="onnx 1.18.0",
         features=_ONNX,
+        notes=(
+            "Until 1.21 the cap unhid keys, until 1.22 empty rows were NaN.",
+            "Heads are interleaved from 1.19 on.",
+            "Until 1.22, a mask beside causal order gave NaN everywhere.",
+        ),
     ),
     Dialect(
         name="ort_group_query_attention",
         title="com.microsoft GroupQueryAttention",
         conventions=Conventions(
-            alignment="bottom_right", window="exclusive", lengths="last_index"
+            alignment="bottom_right", window="exclusive", lengths="last_index", biased_row="nan"
         ),
         signature=ort_group_query_like,
         evidence="verified",
@@ -76,6 +94,10 @@ DIALECTS = (
                 "sinks",
                 "groups",
             }
+        ),
+        notes=(
+            "It is causal unless causal=0; a window is only had with it.",
+            "Before the first token there is no past: queries and keys stand side by side.",
         ),
     ),
 )
