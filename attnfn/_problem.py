@@ -3,7 +3,16 @@
 import math
 from typing import Any, NamedTuple
 
-from ._backend import block, device, namespace, numpy_namespace, plain, scalar, transposed
+from ._backend import (
+    block,
+    device,
+    namespace,
+    numpy_namespace,
+    plain,
+    scalar,
+    share_device,
+    transposed,
+)
 from ._checks import (
     agree,
     check_bias_axes,
@@ -217,8 +226,8 @@ def _at_a_glance(
         is_causal is not False and (is_causal is not True or shape[-2] != shape[-1])
     ):
         return None
-    if xp is not numpy_namespace:
-        check_one_device(query=query, key=key, value=value)
+    if xp is not numpy_namespace and not share_device(query, key, value):
+        return None
     return AttentionProblem(
         xp,
         query,
@@ -431,9 +440,7 @@ def _is_plain(query: Array, key: Array, value: Array, /, *, xp: Namespace) -> bo
         dtype in (xp.float32, xp.float64)
         and dtype == key.dtype == value.dtype
         and len(q) > 1
-        and q[:-2] == k[:-2] == v[:-2]
-        and q[-1] == k[-1]
-        and k[-2] == v[-2]
+        and (q == k == v or (q[:-2] == k[:-2] == v[:-2] and q[-1] == k[-1] and k[-2] == v[-2]))
     )
 
 

@@ -312,6 +312,42 @@ class TestTransforms:
             torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
+class TestNotFinite:
+    @pytest.mark.parametrize(
+        "options", [{}, {"is_causal": True}, {"window_size": (2, 0)}], ids=str
+    )
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("which", [0, 1, 2], ids=["query", "key", "value"])
+    def test_numbers_show_where_they_are_seen(self, xp, which, bad, options):
+        arrays = arrays_of(xp, SHAPES["equal"], dtype="float32")
+        arrays[which][0, 0, 5, 2] = bad
+
+        found = af.attention_with_lse(*arrays, **options, engine="native")
+
+        expected = af.attention_with_lse(*arrays, **options, engine="dense")
+        for actual, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(actual, right, equal_nan=True)
+
+    def test_products_of_finite_numbers_are_those_of_the_definition(self, xp):
+        # inf - inf, which the exponential of a kernel may well take for a number.
+        query = torch.tensor([[[[1e30, 1e30], [1.0, 2.0]]]])
+        key = torch.tensor([[[[1e30, -1e30], [1.0, 1.0]]]])
+        value = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+
+        found = af.attention(query, key, value, engine="native")
+
+        expected = af.attention(query, key, value, engine="dense")
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+    def test_sums_of_values_near_the_greatest_number_do_not_become_it(self, xp):
+        query, key, _ = arrays_of(xp, SHAPES["equal"], dtype="float32")
+        value = torch.full((2, 3, 11, 4), 3e38)
+
+        found = af.attention(query, key, value, engine="native")
+
+        torch.testing.assert_close(found, value)
+
+
 class TestSelectEngine:
     def test_takes_the_kernel_where_it_can(self, xp):
         x = normal(xp, 2, 64, 8)

@@ -1,6 +1,7 @@
 """A step of decoding on PyTorch's CPU: few queries against many keys."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from problems import Shapes, arrays_of
@@ -58,11 +59,67 @@ class TestStep:
 
         assert_like_dense(arrays_of(xp, SHAPES["grouped"]), is_causal=True, q_offset=offsets)
 
+    @pytest.mark.parametrize("name", ["one_query", "grouped"])
+    @pytest.mark.parametrize("options", OPTIONS)
+    def test_is_the_same_without_the_lse(self, xp, name, options):
+        arrays = arrays_of(xp, SHAPES[name])
+
+        out = af.attention(*arrays, **OPTIONS[options], engine="native")
+
+        expected, _ = af.attention_with_lse(*arrays, **OPTIONS[options], engine="native")
+        torch.testing.assert_close(out, expected, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("name", ["one_query", "grouped"])
+    def test_leaves_the_result_of_the_one_before_alone(self, xp, name):
+        query, key, value = arrays_of(xp, SHAPES[name])
+        before = af.attention_with_lse(query, key, value, engine="native")
+        copies = [x.clone() for x in before]
+
+        af.attention_with_lse(-query, key, 2 * value, engine="native")
+
+        assert all(map(torch.equal, before, copies))
+
+    def test_may_follow_one_in_inference_mode(self, xp):
+        arrays = arrays_of(xp, Shapes((2, 4, 2, 8), (2, 2, 37, 8), (2, 2, 37, 8)))
+
+        with torch.inference_mode():
+            first = af.attention(*arrays, engine="native")
+        out = af.attention(*arrays, engine="native")
+
+        assert torch.equal(out, first)
+
+    def test_may_be_done_by_several_threads_at_once(self, xp):
+        query, key, value = arrays_of(xp, SHAPES["grouped"])
+
+        def step(factor):
+            return [af.attention(factor * query, key, value, engine="native") for _ in range(9)]
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(step, range(8)))
+
+        for factor, outs in enumerate(found):
+            expected = af.attention(factor * query, key, value, engine="dense")
+            for out in outs:
+                torch.testing.assert_close(out, expected)
+
     @pytest.mark.parametrize("which", [0, 1, 2], ids=["query", "key", "value"])
     def test_lets_no_nan_out_of_what_is_hidden(self, xp, which):
         arrays = arrays_of(xp, SHAPES["grouped"])
         arrays[which][0, :, -1] = math.nan
         options = {"is_causal": True, "q_offset": 27}
+
+        found = af.attention(*arrays, **options, engine="native")
+
+        expected = af.attention(*arrays, **options, engine="dense")
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("which", [0, 1, 2], ids=["query", "key", "value"])
+    @pytest.mark.parametrize("options", ["nothing", "window", "bias"])
+    def test_shows_what_is_not_finite_and_seen(self, xp, which, bad, options):
+        arrays = arrays_of(xp, SHAPES["grouped"])
+        arrays[which][0, 0, ..., 1, 2] = bad
+        options = OPTIONS[options]
 
         found = af.attention(*arrays, **options, engine="native")
 

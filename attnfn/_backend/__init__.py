@@ -32,6 +32,7 @@ __all__ = [
     "constant",
     "describe_kind",
     "device",
+    "differentiated_as",
     "divided",
     "exp_or_zero",
     "from_numpy",
@@ -69,6 +70,7 @@ __all__ = [
     "running_sum",
     "scalar",
     "sees_any",
+    "share_device",
     "sigmoid",
     "span_between",
     "transposed",
@@ -101,6 +103,9 @@ WORTH_THREADS = 2**17
 #: What fits into the cache of a core, or nearly so.
 CPU_WORKING_SET = 4 * 2**20
 
+#: Our module for torch, once it is loaded.
+_module_for_torch: list[ModuleType] = []
+
 _QUIET: AbstractContextManager[None] = nullcontext()
 
 
@@ -128,9 +133,17 @@ def _special_library(x: Any) -> ModuleType | None:
         return None
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, getattr(torch, "Tensor", ())):
-        from . import _torch
+        # To import what has been imported takes longer than all the rest. But a graph would
+        # have to be made again once this variable has changed.
+        if torch.compiler.is_compiling():
+            from . import _torch
 
-        return _torch
+            return _torch
+        if not _module_for_torch:
+            from . import _torch
+
+            _module_for_torch.append(_torch)
+        return _module_for_torch[0]
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(x, getattr(jax, "Array", ())):
         from . import _jax
@@ -198,8 +211,24 @@ def device(x: Array) -> Any:
     if isinstance(x, np.ndarray):
         return None
     library = _special_library(x)
+    return _device(x) if library is None else library.device(x)
+
+
+def _device(x: Array) -> Any:
     # MLX arrays have no device.
-    return getattr(x, "device", None) if library is None else library.device(x)
+    return getattr(x, "device", None)
+
+
+def share_device(x: Array, /, *others: Array) -> bool:
+    """Return whether arrays of one class are all on the same device, as `device` tells it."""
+    library = _special_library(x)
+    where = _device if library is None else library.device
+    first = where(x)
+    # Not `all` of a generator, which a small call would feel.
+    for other in others:  # noqa: SIM110
+        if where(other) != first:
+            return False
+    return True
 
 
 def arange(n: int, xp: Namespace, device: Any) -> Array:
@@ -392,6 +421,17 @@ def unless_nonfinite(
     if library is None:
         return careful(problem)
     return library.unless_nonfinite(trusting, careful, problem)
+
+
+def differentiated_as(careful: Callable[..., T], fast: Callable[..., T], problem: Any, /) -> T:
+    """Return what `fast` does, with the derivatives of `careful`, of which it has the values.
+
+    Where a library cannot tell them apart, what `careful` does.
+    """
+    library = _special_library(problem.q)
+    if library is None:
+        return careful(problem)
+    return library.differentiated_as(careful, fast, problem)
 
 
 def can_be_cut(problem: Any, /) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from .._typing import Array
-from ._torch import full_precision
+from ._torch import full_precision, is_in_forward_mode, is_transforming
 
-__all__ = ["with_gradient"]
+__all__ = ["is_recorded", "with_gradient"]
 
 Forward = Callable[[Any], tuple[Array, Array]]
 Backward = Callable[[Any, Array, Array | None, tuple[Array, Array]], dict[str, Array | None]]
@@ -24,10 +24,10 @@ def with_gradient(forward: Forward, backward: Backward, problem: Any, /) -> tupl
         # The scale may be learned, too.
         q = problem.q.to(problem.dtype) * problem.scale
         problem = problem._replace(q=q, scale=1.0)
-    arrays, rebuild = _taken_apart(problem)
-    if not any(_may_be_differentiated(x) for x in arrays):
-        with torch.no_grad():
-            return forward(problem)
+    if not is_recorded(problem):
+        return forward(problem)
+    # The gradients are found by way of the lse.
+    arrays, rebuild = _taken_apart(problem._replace(wants_lse=True))
     return _InClosedForm.apply(forward, backward, rebuild, *arrays)
 
 
@@ -94,9 +94,15 @@ def _like(problem: Any, found: dict[str, Array | None], /) -> list[Array | None]
     return gradients if problem.segments is None else [*gradients, None, None]
 
 
-def _may_be_differentiated(x: Array, /) -> bool:
-    if x.requires_grad and torch.is_grad_enabled():
+def is_recorded(problem: Any, /) -> bool:
+    """Return whether something records what is done to the arrays of a problem, or batches it.
+
+    Of its scale alone it is not asked.
+    """
+    if is_transforming():
+        arrays, _ = _taken_apart(problem)
+        return any(map(torch._C._functorch.is_functorch_wrapped_tensor, arrays))
+    given = (problem.q, problem.k, problem.v, problem.bias, problem.sinks)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given):
         return True
-    if torch._C._functorch.is_functorch_wrapped_tensor(x):
-        return True
-    return torch.autograd.forward_ad.unpack_dual(x).tangent is not None
+    return is_in_forward_mode(problem)

@@ -29,8 +29,9 @@ from ._torch import (
     is_transforming,
     may_look,
     may_look_freely,
-    with_gradient,
+    norm,
 )
+from ._torch_gradient import is_recorded, with_gradient
 
 __all__ = ["attention", "is_worth_it", "supports"]
 
@@ -117,11 +118,12 @@ def _needs_tiles(problem: Any, /) -> bool:
 
 def attention(problem: Any, definition: Any, /) -> tuple[Array, Array | None]:
     """Return the output and the lse in the compute dtype, None for an lse that is not told."""
-    if _forward is not None and may_look(problem.q):
-        return with_gradient(
-            partial(_attend, definition), partial(_pull_back, definition), problem
-        )
-    return _attend_unseen(definition, problem), None
+    if _forward is None or not may_look(problem.q):
+        return _attend_unseen(definition, problem), None
+    if isinstance(problem.scale, float) and not is_recorded(problem):
+        # In a short call every question counts.
+        return _attend(definition, problem)
+    return with_gradient(partial(_attend, definition), partial(_pull_back, definition), problem)
 
 
 def _attend(definition: Any, problem: Any, /) -> tuple[Array, Array]:
@@ -142,19 +144,24 @@ def _finite(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
 
 def _of_many(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
     """Return the results, without the sinks unless tiles are needed."""
-    if not all_finite(problem.q, problem.k):
-        return None
     problem = _cast(problem)
+    # By Cauchy and Schwarz no score exceeds the product of the norms; nor do its parts.
+    limit = torch.finfo(problem.dtype).max
+    if not norm(problem.q) * norm(problem.k) * max(1.0, abs(problem.scale)) < limit:
+        return None
     if _needs_tiles(problem):
         out, lse = tiles.attend(definition, problem, tiles.greatest(problem))
         return (out, lse) if all_finite(out) else None
+    # Nor a sum of values, each times at most 1, the norm times the root of their number. To
+    # look at the output takes longer: it is in the caches of all cores.
+    is_known = problem.bias is None and math.sqrt(problem.shape[-1]) * norm(problem.v) < limit
     results = [_of_part(part) for part in _parts(definition, problem, ROWS)]
     if len(results) == 1:
         ((out, lse),) = results
     else:
         outs, lses = zip(*results, strict=True)
         out, lse = torch.cat(outs, dim=-2), torch.cat(lses, dim=-1)
-    return (out, lse) if all_finite(out) else None
+    return (out, lse) if is_known or all_finite(out) else None
 
 
 def _of_part(part: _Part, /) -> tuple[Array, Array]:
@@ -171,6 +178,8 @@ def _of_part(part: _Part, /) -> tuple[Array, Array]:
     if part.mask is not None and (lse == 0.0).any():
         # It says 0 of a row in which nothing is allowed.
         lse = torch.where((part.mask == -math.inf).all(-1), -math.inf, lse)
+    if q is problem.q:
+        return out, lse
     out = out[..., : problem.v.shape[-1]]
     return out.reshape(*shape, out.shape[-1]), lse.reshape(shape)
 
@@ -481,6 +490,10 @@ def _laid_out(
     Query heads that share keys become the heads of a batch entry of their own, all with the
     same key. Query and key get as many columns as the values, or the other way round.
     """
+    given = problem.q, problem.k, problem.v
+    is_laid_out = problem.q.shape == problem.k.shape == problem.v.shape and problem.q.ndim == 4
+    if is_laid_out and not extra and all(x.stride(-1) == 1 for x in given):
+        return given
     *batch, num_heads, q_len, kv_len = _with_heads(problem.shape)
     few, group = problem.num_kv_heads, problem.group
 
@@ -510,6 +523,8 @@ def _with_heads(shape: tuple[int, ...], /) -> tuple[int, ...]:
 
 
 def _cast(problem: Any, /) -> Any:
+    if problem.q.dtype == problem.dtype:
+        return problem
     q, k, v = (x.to(problem.dtype) for x in (problem.q, problem.k, problem.v))
     return problem._replace(q=q, k=k, v=v)
 

@@ -43,7 +43,7 @@ def engine_name(problem: AttentionProblem, engine: EngineName, /) -> EngineName:
 
 def _fitting(problem: AttentionProblem, /) -> EngineName:
     """Choose an engine: what the docstring of `select_engine` says, in its order."""
-    if native.is_worth_it(problem) and native.obstacle(problem) is None:
+    if native.is_best(problem):
         return "native"
     if not can_be_cut(problem):
         return "dense"

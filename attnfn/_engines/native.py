@@ -21,10 +21,14 @@ def obstacle(problem: AttentionProblem) -> str | None:
     return kernel.supports(problem)
 
 
-def is_worth_it(problem: AttentionProblem) -> bool:
-    """Return whether the kernel, which can do it, is faster than the definition."""
+def is_best(problem: AttentionProblem) -> bool:
+    """Return whether there is a kernel that can do it, and is faster than the definition."""
+    if problem.score_mod is not None:
+        return False
     kernel = native_kernel(problem.q)
-    return kernel is not None and kernel.is_worth_it(problem)
+    return (
+        kernel is not None and kernel.is_worth_it(problem) and kernel.supports(problem) is None
+    )
 
 
 def compute(problem: AttentionProblem) -> tuple[Array, Array]:
