@@ -701,3 +701,41 @@ class TestFewRows:
 
         agree(few, f("blockwise")[1])
         jax.tree.map(agree, f("dense"), f("blockwise"))
+
+
+class TestOpenCalls:
+    """Where nothing hides a key, nothing is cleaned: one number spoils all rows that see it."""
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "sinks": 0.5}], ids=str)
+    def test_show_what_is_not_finite_and_differentiate_the_rest(self, bad, options):
+        def f(engine):
+            def total(*inputs):
+                out = af.attention(*inputs, engine=engine, **options)
+                return jnp.sum(jnp.where(jnp.isfinite(out), jnp.sin(out), 0.0)), out
+
+            alone = jax.jit(lambda *x: af.attention(*x, engine=engine, **options))
+            return alone, jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
+
+        (dense, dense_gradient), (rows, rows_gradient) = f("dense"), f("blockwise")
+        # As negative as it gets: every product with the last query is -inf.
+        inputs = [
+            -abs(normal(2, 3, 5, 4, seed=0)),
+            *(normal(2, 3, 6, 4, seed=n) for n in (1, 2)),
+        ]
+        for which in range(3):
+            spoiled = list(inputs)
+            spoiled[which] = inputs[which].at[1, 2, -1, 0].set(bad)
+
+            agree(dense(*spoiled), rows(*spoiled))
+            jax.tree.map(agree, dense_gradient(*spoiled), rows_gradient(*spoiled))
+
+    def test_may_have_widths_and_heads_that_are_broadcast(self):
+        query, key, value = (normal(*s) for s in ((1, 5, 4), (3, 6, 4), (3, 6, 7)))
+        value = value.at[1, 2, 3].set(math.inf)
+
+        out = jax.jit(af.attention)(query, key, value)
+
+        agree(
+            out, jax.jit(functools.partial(af.attention, engine="blockwise"))(query, key, value)
+        )

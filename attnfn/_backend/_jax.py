@@ -24,6 +24,7 @@ __all__ = [
     "compiled",
     "constant",
     "device",
+    "differentiated_as",
     "exp_or_zero",
     "full_precision",
     "greatest",
@@ -107,6 +108,18 @@ def _unless_nonfinite(trusting: Any, careful: Any, kind: Any, static: Any, trace
     return jax.lax.cond(jnp.all(is_finite), lambda: found, lambda: careful(problem))
 
 
+def differentiated_as(careful: Callable[..., T], fast: Callable[..., T], problem: Any, /) -> T:
+    if not isinstance(problem.q, jax.core.Tracer):
+        return careful(problem)
+    return _differentiated_as(fast, careful, type(problem), *_divided(problem))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _differentiated_as(fast: Any, careful: Any, kind: Any, static: Any, traced: Any) -> Any:  # noqa: ARG001
+    return fast(kind(**dict(static), **traced))
+
+
+@_differentiated_as.defjvp  # type: ignore[untyped-decorator]
 @_unless_nonfinite.defjvp  # type: ignore[untyped-decorator]
 def _careful_jvp(
     trusting: Any,  # noqa: ARG001

@@ -8,6 +8,7 @@ import math
 from .._backend import (
     can_be_cut,
     compiled,
+    differentiated_as,
     full_precision,
     may_look,
     transposed,
@@ -43,15 +44,47 @@ def _computed(problem: AttentionProblem, /) -> tuple[Array, Array]:
     if not problem.is_of_arrays:
         # What a function captured may have changed by the next call.
         return _compute(problem)
+    # Lengths may be symbols, which have no order, where rows cannot be cut.
+    if can_be_cut(problem) and _has_few_rows(problem) and not _has_few_numbers(problem):
+        return compiled(_few, _movable(problem))
+    if _is_open(problem):
+        return compiled(_open, problem)
+    return compiled(_compute, _movable(problem))
+
+
+def _movable(problem: AttentionProblem, /) -> AttentionProblem:
     if problem.uses_positions:
         # Decoding from a cache moves it at every step.
-        problem = problem._replace(q_offset=variable(problem.q_offset, problem.q))
-    is_few = can_be_cut(problem) and _has_few_rows(problem) and not _has_few_numbers(problem)
-    return compiled(_few if is_few else _compute, problem)
+        return problem._replace(q_offset=variable(problem.q_offset, problem.q))
+    return problem
 
 
 def _compute(problem: AttentionProblem, /) -> tuple[Array, Array]:
     return attend(clean(problem))
+
+
+def _open(problem: AttentionProblem, /) -> tuple[Array, Array]:
+    """Compute what hides nothing, for which nothing has to be cleaned."""
+    return differentiated_as(_compute, _poisoned, problem)
+
+
+def _poisoned(problem: AttentionProblem, /) -> tuple[Array, Array]:
+    """Return NaN in every row that has a bad query, or that sees a bad key or value: in all."""
+    xp = problem.xp
+    problem = trust(problem)._replace(is_trusted=False)
+    # 0 * NaN is NaN, and so is 0 * inf.
+    q, k, v = (0.0 * x for x in (problem.q, problem.k, problem.v))
+    both = (k + v,) if k.shape == v.shape else (k, v)
+    bad = sum(xp.sum(x, axis=(-2, -1), keepdims=True) for x in both)
+    return attend(problem._replace(q=problem.q + (xp.sum(q, axis=-1, keepdims=True) + bad)))
+
+
+def _is_open(problem: AttentionProblem, /) -> bool:
+    """Return whether each row sees all keys of its own head, and is asked for its output."""
+    # A bias may hide all keys from a row, a dropout mask keep none: 0 even with a bad query.
+    terms = (problem.mask, problem.segments, problem.bias, problem.dropout_mask)
+    is_told = problem.wants_lse or problem.window != (None, None)
+    return problem.group == 1 and not is_told and all(x is None for x in terms)
 
 
 def _few(problem: AttentionProblem, /) -> tuple[Array, Array]:
