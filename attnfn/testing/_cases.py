@@ -52,6 +52,11 @@ def _many_keys(draws: Draws) -> Made:
     yield _case(draws.long_arrays(3, 257, batch=(1,), num_heads=2))
 
 
+def _many_queries(draws: Draws) -> Made:
+    yield _case(draws.arrays(37, 7, batch=(1,), num_heads=2))
+    yield _case(draws.arrays(131, 7, batch=(1,), num_heads=2))
+
+
 def _one_query(draws: Draws) -> Made:
     yield _case(draws.arrays(1, 7))
     yield _case(draws.arrays(1, 7), is_causal=True, q_offset=6, is_aligned=True)
@@ -98,26 +103,32 @@ def _mask_per_head(draws: Draws) -> Made:
     yield _case(draws.arrays(), mask=draws.mask(2, 3, 5, 7))
 
 
-def _with_empty_rows(mask: np.ndarray) -> np.ndarray:
-    """Hide every key from two of the queries, of another sequence each."""
-    mask[0, ..., 1, :] = False
-    mask[-1, ..., 3, :] = False
-    return mask
+def _with_empty_rows(draws: Draws, num_heads: int) -> np.ndarray:
+    """Draw a mask that hides every key from two queries, and no key from every query."""
+    while True:
+        mask = draws.mask(2, num_heads, 5, 7)
+        mask[0, :, 1, :] = False
+        mask[1, :, 3, :] = False
+        if mask.any(-2).all():
+            return mask
 
 
 def _empty_rows(draws: Draws) -> Made:
-    yield _case(draws.arrays(), mask=_with_empty_rows(draws.mask(2, 1, 5, 7)))
-    yield _case(draws.arrays(), mask=_with_empty_rows(draws.mask(2, 3, 5, 7)))
+    yield _case(draws.arrays(), mask=_with_empty_rows(draws, 1))
+    yield _case(draws.arrays(), mask=_with_empty_rows(draws, 3))
 
 
 def _low_scores(draws: Draws) -> Made:
     """Draw scores so low that a finite number in the place of a hidden one beats them."""
-    mask = draws.mask(5, 7)
+    of_row, of_key = np.arange(5) % 2, np.asarray([0, 1, 0, 0, 1, 0, 1])
+    mask = of_row[:, None] == of_key
     for low in (-40.0, -2e4, -4e9):
         query, key, value = draws.arrays()
         size = float(2 ** round(np.log2(np.sqrt(-low * np.sqrt(HEAD_DIM)))))
         query[...], key[...] = 0.0, 0.0
-        query[..., 0], key[..., 0] = size, -size
+        # What is hidden from a query has a score of 0.
+        query[..., :2] = size * np.eye(2)[of_row]
+        key[..., :2] = -size * np.eye(2)[of_key]
         dtypes = ("float32", "float64") if low < -1e5 else ()
         yield _case((query, key, value), mask=mask, dtypes=dtypes)
 
@@ -138,7 +149,7 @@ def _causal_unequal(draws: Draws) -> Made:
 def _q_offset(draws: Draws) -> Made:
     yield _case(draws.arrays(), is_causal=True, q_offset=1)
     yield _case(draws.arrays(), is_causal=True, q_offset=np.asarray([0, 3]))
-    yield _case(draws.arrays(6, 6), is_causal=True, q_offset=-2)
+    yield _case(draws.arrays(7, 5), is_causal=True, q_offset=-2)
 
 
 def _causal_and_mask(draws: Draws) -> Made:
@@ -256,7 +267,7 @@ def _lse(draws: Draws) -> Made:
 
 
 def _lse_of_empty_rows(draws: Draws) -> Made:
-    mask = _with_empty_rows(draws.mask(2, 1, 5, 7))
+    mask = _with_empty_rows(draws, 1)
     yield _case(draws.arrays(), mask=mask, asks=_WITH_LSE)
 
 
@@ -323,6 +334,7 @@ FEATURES: dict[str, Callable[[Draws], Made]] = {
     "value_dim": _value_dim,
     "batch_axes": _batch_axes,
     "many_keys": _many_keys,
+    "many_queries": _many_queries,
     "one_query": _one_query,
     "no_keys": _no_keys,
     "scale": _scale,

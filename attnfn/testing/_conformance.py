@@ -1,45 +1,24 @@
 """Whether a function is right, feature by feature."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from .._typing import Namespace
 from ._answers import Answer, absent_from, answer
+from ._asked import Asked
 from ._case import Case, posed
 from ._cases import FEATURES, cases_of
 from ._checks import check_dialect, check_features, check_subject
 from ._conventions import CHOICES, Conventions
+from ._diagnosis import diagnose
 from ._dialect import Dialect
 from ._dialects import DIALECTS
-from ._judgement import Miss, Question, misses, question_of
+from ._judgement import misses, question_of
 from ._libraries import Library, library_of, version_of
-from ._report import ConformanceReport, Row, Verdict
+from ._report import ConformanceReport, Row
 from ._subject import Subject
 
-__all__ = ["Asked", "check_attention"]
-
-
-class Asked(NamedTuple):
-    """A question that was asked, and what came of it."""
-
-    question: Question
-    answer: Answer
-    misses: tuple[Miss, ...]
-    absent: str = ""
-
-    @property
-    def case(self) -> Case:
-        """The case of the question."""
-        return self.question.case
-
-    @property
-    def verdict(self) -> Verdict:
-        """What is to be said of the answer."""
-        if self.absent:
-            return "absent"
-        if self.answer.refusal:
-            return "refused"
-        return "wrong" if self.misses or self.answer.faults else "right"
+__all__ = ["ask", "check_attention", "settled", "subject_of"]
 
 
 def check_attention(
@@ -140,6 +119,7 @@ def check_attention(
         dialect=held_to.title,
         versions={chosen.name: chosen.version, "attnfn": version_of("attnfn")},
         rows=tuple(rows),
+        diagnoses=diagnose(asked, conventions),
         notes=notes,
     )
 

@@ -15,6 +15,7 @@ FAULTS: dict[str, str] = {
     "bias_first_batch": "every sequence is given the bias of the first",
     "softcap_ignored": "the softcap is ignored",
     "softcap_clips": "scores are cut off at the cap instead of bent",
+    "score_mod_ignored": "score_mod is ignored",
     "softcap_not_multiplied": "scores are not multiplied by the cap after tanh",
     # who may attend to whom
     "mask_ignored": "the mask is ignored",

@@ -42,7 +42,7 @@ class Miss(NamedTuple):
 def question_of(case: Case, conventions: Conventions, dtype: str) -> Question:
     """Return what is right for a case that is posed in some conventions."""
     model = Model(conventions)
-    clean = Model(conventions._replace(hidden_key="kept_out", hidden_value="kept_out"))
+    clean = Model(_without_leaks(case, conventions))
     trace = simulate(case, clean)
     # In float64, and the precision that a convention may fix is the tolerance's to know.
     core = translated(
@@ -54,8 +54,15 @@ def question_of(case: Case, conventions: Conventions, dtype: str) -> Question:
     with np.errstate(all="ignore"):
         out, lse = core(case.query, case.key, case.value, **case.options)
     is_narrowed = conventions.softmax_dtype == "float32" and dtype == "float64"
-    tolerance = tolerance_of(trace, "float32" if is_narrowed else dtype)
+    tolerance = tolerance_of(case, clean, trace, "float32" if is_narrowed else dtype)
     return Question(case, model, Answer(out, lse, gradients), tolerance, trace, dtype)
+
+
+def _without_leaks(case: Case, conventions: Conventions) -> Conventions:
+    if not case.is_poisoned:
+        return conventions
+    clean = conventions._replace(hidden_key="kept_out", hidden_value="kept_out")
+    return clean._replace(mask_value="-inf")
 
 
 def wanted_parts(question: Question) -> list[tuple[str, np.ndarray, float]]:

@@ -1,12 +1,13 @@
 """What an attention that follows a model answers: in float64, each step with its switches."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._case import Case
-from ._model import Model
+from ._case import Case, Options
+from ._model import Fault, Model
 from ._simulated_inputs import (
     as_read,
     head_of_each,
@@ -22,6 +23,7 @@ from ._simulated_scores import (
     bias_of,
     capped,
     dropped_scores,
+    filled,
     whole_tiles,
     with_hidden,
 )
@@ -46,8 +48,16 @@ class Trace(NamedTuple):
     bias_slope: np.ndarray
     scores: np.ndarray  # before any is hidden
     allowed: np.ndarray
+    allowed_backward: np.ndarray  # what the backward pass takes for it
     softmax: Softmax
     factor: np.ndarray  # on the weights: dropout
+
+
+#: What a backward pass may forget to hide, as if the forward pass ignored it.
+_FORGOTTEN = {
+    "gradient_through_mask": ("mask_ignored", "lengths_ignored", "segments_ignored"),
+    "gradient_without_causal": ("causal_ignored",),
+}
 
 
 def simulate(case: Case, model: Model, /, *, dtype: str = "float64") -> Trace:
@@ -60,39 +70,31 @@ def _simulate(case: Case, model: Model, dtype: str) -> Trace:
     options = case.options
     q, k, v = (as_read(case, name, model) for name in ("query", "key", "value"))
     q, k, v = (x if x.ndim > 2 else x[None] for x in (q, k, v))
-    tile = model.which("tile_padding_counted")
-    if tile is not None:
-        k, v = with_padding(k, tile), with_padding(v, tile)
+    padding = model.which("tile_padding_counted")
+    if padding is not None:
+        k, v = (with_padding(x, padding[0]) for x in (k, v))
     heads = head_of_each(q.shape[-3], k.shape[-3], model)
-    sources = source_of_each(q, k, model)
+    sources = source_of_each(q, model)
     kh, vh = per_head(k, heads, sources), per_head(v, heads, sources)
     shape = (*q.shape[:-1], k.shape[-2])
 
     scale = scale_of(q, v, options, model)
-    s = q @ np.swapaxes(kh, -1, -2) * scale
     p, j = places(case, shape[-1], model)
-    if options.get("score_mod") is not None and not model.has("score_mod_ignored"):
-        s = np.asarray(options["score_mod"](s, p, j))
-    bias = bias_of(options, scale, model)
-    if isinstance(bias, np.ndarray) and tile is not None and bias.shape[-1] > 1:
-        more = shape[-1] - bias.shape[-1]
-        bias = np.concatenate([bias, np.zeros((*bias.shape[:-1], more))], axis=-1)
-    if model.conventions.softcap == "after_bias":
-        s, bend = capped(s + bias, options, model)
-        bias_bend = bend
-    else:
-        s, bend = capped(s, options, model)
-        s, bias_bend = s + bias, 1.0
-    allowed = allowed_of(case, shape, p, j, model)
-    scores = s
+    scores, bend, bias_bend = _scores(
+        q @ np.swapaxes(kh, -1, -2) * scale, scale, p, j, options, model
+    )
+    allowed, backward, by_others = (
+        allowed_of(case, shape, p, j, forgetful) for forgetful in _forgetful(model)
+    )
 
-    keep = options.get("dropout_mask")
-    keep = None if keep is None else np.broadcast_to(keep, shape)
-    if keep is not None and model.has("dropout_before_softmax"):
-        how = model.which("dropout_before_softmax")
-        s, allowed = dropped_scores(s, allowed, keep, options, how)
+    keep, s = options.get("dropout_mask"), scores
+    if keep is not None:
+        keep = np.broadcast_to(filled(keep, shape[-1], True), shape)
+        if model.has("dropout_before_softmax"):
+            s = dropped_scores(s, keep, options, model)
     sinks = sinks_of(options, shape, model)
-    softmax = softmax_of(with_hidden(s, allowed, dtype, model), sinks, vh, dtype, model)
+    hidden = with_hidden(s, allowed, by_others, dtype, model)
+    softmax = softmax_of(hidden, sinks, vh, dtype, model)
     if model.conventions.empty_row == "uniform":
         even = 1 / max(shape[-1], 1)
         weights = np.where(softmax.is_empty[..., None], even, softmax.weights)
@@ -123,9 +125,37 @@ def _simulate(case: Case, model: Model, dtype: str) -> Trace:
         bias_slope=np.broadcast_to(bias_bend, shape),
         scores=scores,
         allowed=allowed,
+        allowed_backward=backward,
         softmax=softmax,
         factor=factor,
     )
+
+
+def _scores(
+    s: np.ndarray,
+    scale: float,
+    p: np.ndarray,
+    j: np.ndarray,
+    options: Options,
+    model: Model,
+) -> tuple[np.ndarray, Any, Any]:
+    """Return the scores, and how much they change with the product and with the bias."""
+    if options.get("score_mod") is not None and not model.has("score_mod_ignored"):
+        s = np.asarray(options["score_mod"](s, p, j))
+    bias = filled(bias_of(options, scale, model), s.shape[-1], 0.0)
+    if model.conventions.softcap == "after_bias":
+        s, bend = capped(s + bias, options, model)
+        return s, bend, bend
+    s, bend = capped(s, options, model)
+    return s + bias, bend, 1.0
+
+
+def _forgetful(model: Model) -> Iterator[Model]:
+    """Yield what decides what may be attended to: forward, backward, and all but the mask."""
+    yield model
+    forgotten = [fault for name in _FORGOTTEN if model.has(name) for fault in _FORGOTTEN[name]]
+    yield model._replace(faults=(*model.faults, *map(Fault, forgotten)))
+    yield model._replace(faults=(*model.faults, Fault("mask_ignored")))
 
 
 def _weighed(w: np.ndarray, v: np.ndarray, allowed: np.ndarray, model: Model) -> np.ndarray:

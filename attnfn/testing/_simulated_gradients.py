@@ -8,7 +8,8 @@ import numpy as np
 from ._case import Case
 from ._model import Model
 from ._simulate import Trace
-from ._simulated_scores import bias_factor, whole_tiles
+from ._simulated_inputs import per_head
+from ._simulated_scores import bias_factor, filled, whole_tiles
 
 __all__ = ["simulate_gradients"]
 
@@ -35,13 +36,14 @@ def simulate_gradients(case: Case, model: Model, trace: Trace, /) -> dict[str, A
     with np.errstate(all="ignore"):
         found = _gradients(case, model, trace)
     missing = model.which("gradient_missing")
-    if missing in found:
-        found[missing] = np.zeros_like(found[missing])
+    for name in found:
+        if missing in (name, "all"):
+            found[name] = np.zeros_like(found[name])
     return found
 
 
 def _gradients(case: Case, model: Model, trace: Trace) -> dict[str, Any]:
-    kh, vh = (_per_head(x, trace) for x in (trace.k, trace.v))
+    kh, vh = (per_head(x, trace.heads, trace.sources) for x in (trace.k, trace.v))
     shape = trace.scores.shape
     d_out = _d_out(case, model, shape)
     d_lse = np.zeros(shape[:-1]) if case.d_lse is None else case.d_lse.reshape(shape[:-1])
@@ -51,37 +53,23 @@ def _gradients(case: Case, model: Model, trace: Trace) -> dict[str, Any]:
         d_lse = d_lse / _LOG_2
 
     w, factor, sink_weight = trace.softmax.weights, trace.factor, trace.softmax.sink_weight
-    is_empty = trace.softmax.is_empty[..., None]
     w_values, w_scores = _recomputed(w, trace, model)
-    of_dropout = model.which("gradient_without_dropout")
-    value_factor = (
-        np.where(trace.allowed, 1.0, 0.0) if of_dropout in ("value", "both") else factor
-    )
-    score_factor = (
-        np.where(trace.allowed, 1.0, 0.0) if of_dropout in ("scores", "both") else factor
-    )
-    if model.has("gradient_through_mask") or model.has("gradient_without_causal"):
-        value_factor = score_factor = np.where(trace.allowed, factor, 1.0)
+    value_factor, score_factor = _dropout_factors(trace, model)
 
     d_v = np.swapaxes(w_values * value_factor, -1, -2) @ d_out
     d_w = (d_out @ np.swapaxes(vh, -1, -2)) * score_factor
-    delta = (w * d_w).sum(-1)
+    # Kernels take it from the output, which is that of the forward pass.
+    d_weights = d_out @ np.swapaxes(vh, -1, -2)
+    _, is_own = model.which("gradient_without_dropout") or (None, False)
+    delta = (w * (d_w if is_own else d_weights * factor)).sum(-1)
     if model.has("softmax_missing") or model.has("gradient_without_delta"):
         delta = 0 * delta
     w_of_lse = w_scores
     if model.conventions.lse_sinks == "excluded" and "sinks" in case.options:
-        w_of_lse = w_scores / np.where(is_empty, 1.0, w_scores.sum(-1, keepdims=True))
+        total = w_scores.sum(-1, keepdims=True)
+        w_of_lse = w_scores / np.where(total == 0, 1.0, total)
     d_s = w_scores * (d_w - delta[..., None]) + w_of_lse * d_lse[..., None]
-    d_s = np.where(is_empty, 0.0, d_s)
-    d_s = _where_scores_flow(d_s, trace, model)
-    if model.has("softmax_base_2"):
-        d_s = d_s * _LOG_2
-    if model.has("dropout_before_softmax"):
-        keep = np.broadcast_to(case.options["dropout_mask"], shape)
-        rate = case.options["dropout_rate"]
-        is_rescaled = model.which("dropout_before_softmax") == "rescaled"
-        d_s = np.where(keep, d_s / (1 - rate if is_rescaled else 1.0), 0.0)
-
+    d_s = _before_softmax(d_s, case, trace, model)
     slope = trace.slope_uncapped if model.has("gradient_without_softcap") else trace.slope
     d_raw = d_s * slope
     d_q, d_k = d_raw @ kh, np.swapaxes(d_raw, -1, -2) @ trace.q
@@ -91,7 +79,7 @@ def _gradients(case: Case, model: Model, trace: Trace) -> dict[str, Any]:
     if without_scale in ("key", "both"):
         d_k = d_k / trace.scale
     is_flat, kv_len = case.query.ndim == 2, case.key.shape[-2]
-    found = {
+    found: dict[str, Any] = {
         "query": d_q,
         "key": _over_group(d_k, trace, model)[..., :kv_len, :],
         "value": _over_group(d_v, trace, model)[..., :kv_len, :],
@@ -103,11 +91,6 @@ def _gradients(case: Case, model: Model, trace: Trace) -> dict[str, Any]:
     if "sinks" in case.options:
         found["sinks"] = _of_sinks(case, model, sink_weight, delta, d_lse)
     return found
-
-
-def _per_head(x: np.ndarray, trace: Trace) -> np.ndarray:
-    x = x[..., trace.heads, :, :]
-    return x if trace.sources is None else x.reshape(-1, *x.shape[-2:])[trace.sources]
 
 
 def _d_out(case: Case, model: Model, shape: tuple[int, ...]) -> np.ndarray:
@@ -135,16 +118,38 @@ def _recomputed(w: np.ndarray, trace: Trace, model: Model) -> tuple[np.ndarray, 
     if which is None:
         return again, again
     lse = np.log(trace.softmax.total) + trace.softmax.maximum
-    leaking = np.exp(trace.scores - lse[..., None])
+    leaking = np.where(trace.allowed_backward, np.exp(trace.scores - lse[..., None]), 0.0)
     leaking = np.where(trace.softmax.is_empty[..., None], w, leaking)
     return (leaking if which == "both" else again), leaking
 
 
-def _where_scores_flow(d_s: np.ndarray, trace: Trace, model: Model) -> np.ndarray:
-    """Stop at scores that another number stands for."""
+def _dropout_factors(trace: Trace, model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors on weights as the backward pass has them: for values and scores."""
+    if (trace.allowed_backward != trace.allowed).any():
+        leaking = np.where(trace.allowed, trace.factor, 1.0)
+        return leaking, leaking
+    without, _ = model.which("gradient_without_dropout") or (None, False)
+    none = np.where(trace.allowed, 1.0, 0.0)
+    return (
+        none if without in ("value", "both") else trace.factor,
+        none if without in ("scores", "both") else trace.factor,
+    )
+
+
+def _before_softmax(d_s: np.ndarray, case: Case, trace: Trace, model: Model) -> np.ndarray:
+    """Return the gradient of scores, of that of what went into the softmax."""
+    d_s = np.where(trace.softmax.is_empty[..., None], 0.0, d_s)
     finite = model.which("mask_finite")
     if finite is not None and finite[1] == "replaced":
-        return np.where(trace.allowed, d_s, 0.0)
+        d_s = np.where(trace.allowed, d_s, 0.0)
+    if model.has("softmax_base_2"):
+        d_s = d_s * _LOG_2
+    keep = case.options.get("dropout_mask")
+    if keep is not None and model.has("dropout_before_softmax"):
+        keep = np.broadcast_to(filled(keep, d_s.shape[-1], True), d_s.shape)
+        is_rescaled = model.which("dropout_before_softmax") == "rescaled"
+        rate = case.options["dropout_rate"] * is_rescaled
+        d_s = np.where(keep, d_s / (1 - rate), 0.0)
     return d_s
 
 
@@ -187,7 +192,7 @@ def _of_sinks(
     case: Case, model: Model, sink_weight: np.ndarray, delta: np.ndarray, d_lse: np.ndarray
 ) -> np.ndarray:
     sinks = np.asarray(case.options["sinks"])
-    if model.has("sinks_ignored") or model.has("gradient_without_sinks"):
+    if model.has("sinks_ignored") or model.which("gradient_without_sinks") == "all":
         return np.zeros_like(sinks)
     of_lse = 0.0 if model.conventions.lse_sinks == "excluded" else d_lse
     found = (sink_weight * (of_lse - delta)).sum(-1)

@@ -38,16 +38,19 @@ def with_padding(x: np.ndarray, tile: int) -> np.ndarray:
 def head_of_each(num_heads: int, num_kv_heads: int, model: Model) -> np.ndarray:
     """Return which key head each query head uses."""
     heads = np.arange(num_heads)
-    if model.has("groups_first_head"):
+    is_grouped = num_heads != num_kv_heads
+    if model.has("groups_first_head") and (
+        is_grouped or model.which("groups_first_head") == "always"
+    ):
         return 0 * heads
     if model.conventions.groups == "tiled":
         return heads % num_kv_heads
     return heads // max(num_heads // max(num_kv_heads, 1), 1)
 
 
-def source_of_each(q: np.ndarray, k: np.ndarray, model: Model) -> np.ndarray | None:
+def source_of_each(q: np.ndarray, model: Model) -> np.ndarray | None:
     """Return from which (batch, head), flat, each query head has its keys, if confused."""
-    if model.which("heads_over_batch") != "keys" or q.ndim != 4 or q.shape[1] != k.shape[1]:
+    if model.which("heads_over_batch") != "keys" or q.ndim != 4 or not q.size:
         return None
     batch, num_heads = q.shape[:2]
     return np.arange(batch * num_heads).reshape(batch, num_heads).T.reshape(batch, num_heads)
@@ -58,7 +61,7 @@ def per_head(x: np.ndarray, heads: np.ndarray, sources: np.ndarray | None) -> np
     x = x[..., heads, :, :]
     if sources is None:
         return x
-    return x.reshape(-1, *x.shape[-2:])[sources]
+    return x.reshape(-1, *x.shape[-2:])[sources] if x.size else x
 
 
 def scale_of(q: np.ndarray, v: np.ndarray, options: Options, model: Model) -> float:

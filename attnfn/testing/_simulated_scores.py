@@ -14,16 +14,17 @@ __all__ = [
     "bias_of",
     "capped",
     "dropped_scores",
+    "filled",
     "whole_tiles",
     "with_hidden",
 ]
 
 
-def bias_of(options: Options, scale: float, model: Model) -> Any:
+def bias_of(options: Options, scale: float, model: Model) -> np.ndarray:
     """Return what is added to the scores."""
     bias = options.get("bias")
     if bias is None or model.has("bias_ignored"):
-        return 0.0
+        return np.zeros(1)
     if model.has("bias_first_head") and bias.ndim > 2:
         bias = bias[..., :1, :, :]
     if model.has("bias_first_batch") and bias.ndim > 3:
@@ -59,8 +60,11 @@ def allowed_of(
     allowed = np.ones(shape, dtype=bool)
     for term in _terms(case.options, shape, p, j, model):
         allowed &= term
-    whole = whole_tiles(case.key.shape[-2], model.which("tile_dropped"))
-    return allowed & (j < whole)
+    kv_len = case.key.shape[-2]
+    padding = model.which("tile_padding_counted")
+    if padding is not None and padding[1] == "always":
+        allowed[..., kv_len:] = True
+    return allowed & (j < whole_tiles(kv_len, model.which("tile_dropped")))
 
 
 def whole_tiles(length: int, tile: tuple[int, bool] | None) -> int:
@@ -83,7 +87,7 @@ def _terms(
         terms.append(_window(options["window_size"], p, j, model))
     if options.get("segment_ids") is not None and not model.has("segments_ignored"):
         q_ids, kv_ids = options["segment_ids"]
-        kv_ids = _filled(kv_ids, shape[-1], kv_ids[..., -1:])
+        kv_ids = filled(kv_ids, shape[-1], kv_ids[..., -1:])
         terms.append(q_ids[..., None, :, None] == kv_ids[..., None, None, :])
     if options.get("lengths") is not None and not model.has("lengths_ignored"):
         counts = counts_of(options["lengths"], model)
@@ -103,7 +107,7 @@ def _mask(mask: np.ndarray, shape: tuple[int, ...], model: Model) -> np.ndarray:
         mask = mask[..., :1, :, :]
     if model.which("heads_over_batch") == "mask" and mask.ndim == 4:
         mask = _of_another_sequence(np.broadcast_to(mask, (*shape[:2], *mask.shape[2:])))
-    return _filled(mask, shape[-1], True)
+    return filled(mask, shape[-1], True)
 
 
 def _of_another_sequence(x: np.ndarray) -> np.ndarray:
@@ -113,7 +117,7 @@ def _of_another_sequence(x: np.ndarray) -> np.ndarray:
     return x[at % batch, at // batch].reshape(x.shape)
 
 
-def _filled(x: np.ndarray, length: int, with_what: Any) -> np.ndarray:
+def filled(x: np.ndarray, length: int, with_what: Any) -> np.ndarray:
     """Go on with something for padding, where there is any."""
     more = length - x.shape[-1]
     if more <= 0 or x.shape[-1] == 1:
@@ -147,32 +151,34 @@ def _window(
 
 
 def dropped_scores(
-    s: np.ndarray, allowed: np.ndarray, keep: np.ndarray, options: Options, how: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and what may be attended to when scores are dropped instead of weights."""
-    if how == "hidden":
-        return s, allowed & keep
-    rate = options["dropout_rate"] if how == "rescaled" else 0.0
-    return np.where(keep, s / (1 - rate), 0.0), allowed
+    s: np.ndarray, keep: np.ndarray, options: Options, model: Model
+) -> np.ndarray:
+    """Drop scores instead of weights."""
+    is_rescaled = model.which("dropout_before_softmax") == "rescaled"
+    return np.where(keep, s / (1 - options["dropout_rate"] * is_rescaled), 0.0)
 
 
-def with_hidden(s: np.ndarray, allowed: np.ndarray, dtype: str, model: Model) -> np.ndarray:
-    """Return the scores that go into the softmax."""
+def with_hidden(
+    s: np.ndarray, allowed: np.ndarray, by_others: np.ndarray, dtype: str, model: Model
+) -> np.ndarray:
+    """Return what goes into the softmax; `by_others` is allowed by all but the mask."""
     if model.has("mask_after_softmax"):
-        return s
+        is_of_all = model.which("mask_after_softmax") == "all"
+        return s if is_of_all else np.where(by_others, s, -np.inf)
     if model.conventions.mask_value != "-inf":
         is_lowest = model.conventions.mask_value == "lowest"
         lowest = np.finfo(np.float64).min
         number = lowest if is_lowest else float(model.conventions.mask_value)
         return np.where(allowed, s, s + number)
     if model.has("mask_finite"):
-        number, how = model.which("mask_finite")
-        if how == "replaced":
-            return np.where(allowed, s, number)
+        number, how, where = model.which("mask_finite")
+        if how == "logarithm":  # of the mask as numbers, and a little more
+            s, number = np.where(allowed, s + np.log1p(number), s), np.log(number)
         # The sum of a score and a large number keeps few digits of the score, or none.
         kept = "float64" if dtype == "float64" else "float32"
         added = np.add(s.astype(kept), number, dtype=kept).astype(np.float64)
-        return np.where(allowed, s, added)
+        s = np.where(allowed, s, number if how == "replaced" else added)
+        return s if where == "all" else np.where(by_others, s, -np.inf)
     if model.conventions.hidden_key == "leaks":
         return s + np.where(allowed, 0.0, -np.inf)
     return np.where(allowed, s, -np.inf)

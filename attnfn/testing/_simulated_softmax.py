@@ -62,17 +62,19 @@ def softmax_of(
         divisor = total + (eps * np.exp(-m) if is_unshifted else eps)
     if model.has("softmax_missing"):
         divisor = np.ones_like(total)
-    divisor = np.where(is_empty, 1.0, divisor)
+    is_guarded = model.which("softmax_without_maximum") == "guarded"
+    divisor = np.where(is_empty | (is_guarded & (divisor == 0)), 1.0, divisor)
     out = None
     if model.has("tile_not_rescaled"):
-        out = _not_rescaled(s, sink, v, *model.which("tile_not_rescaled"))
+        out, total, m = _not_rescaled(s, sink, v, *model.which("tile_not_rescaled"))
     weights = e / divisor[..., None]
     return Softmax(weights, sink_part / divisor, m, total, sink_part, is_empty, out)
 
 
 def _over_another_axis(s: np.ndarray, sink: np.ndarray, axis: int) -> Softmax:
     e = np.exp(s - np.max(s, axis=axis, keepdims=True, initial=-1e300))
-    weights = e / e.sum(axis, keepdims=True)
+    total = e.sum(axis, keepdims=True)
+    weights = e / np.where(total == 0, 1.0, total)
     nothing = np.full(s.shape[:-1], math.nan)  # there is no such sum of a row
     is_empty = np.zeros(s.shape[:-1], dtype=bool)
     return Softmax(weights, 0 * sink, nothing, nothing, nothing, is_empty)
@@ -87,22 +89,24 @@ def _kept_dtype(dtype: str, model: Model) -> type:
 
 def _not_rescaled(
     s: np.ndarray, sink: np.ndarray, v: np.ndarray, tile: int, what: str
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Go through the keys tile by tile, and forget to rescale the sum, the output or both."""
+    v = np.where(np.isfinite(v), v, 0.0)
     m = np.full(s.shape[:-1], -math.inf)
     total, out = np.zeros(s.shape[:-1]), np.zeros((*s.shape[:-1], v.shape[-1]))
     for start in range(0, s.shape[-1], tile):
         part, values = s[..., start : start + tile], v[..., start : start + tile, :]
         new = np.maximum(m, part.max(-1))
         shift = np.where(new == -math.inf, 0.0, new)
-        e = np.exp(part - shift[..., None])
+        own = part.max(-1) if what == "apart" else new
+        e = np.exp(part - np.where(own == -math.inf, 0.0, own)[..., None])
         factor = np.exp(np.where(m == -math.inf, -math.inf, m - shift))
-        total = (total if what != "out" else total * factor) + e.sum(-1)
-        out = (out if what != "sum" else out * factor[..., None]) + e @ values
+        total = total * (1.0 if what != "out" else factor) + e.sum(-1)
+        out = out * (1.0 if what != "sum" else factor[..., None]) + e @ values
         m = new
     shift = np.where(m == -math.inf, 0.0, m)
     total = total + np.exp(sink - shift)
-    return out / np.where(total == 0, 1.0, total)[..., None]
+    return out / np.where(total == 0, 1.0, total)[..., None], total, shift
 
 
 def dropout_factor(
@@ -142,6 +146,8 @@ def lse_of(softmax: Softmax, sinks: np.ndarray | None, model: Model) -> np.ndarr
         lse = total if is_shifted else total * np.exp(softmax.maximum)
     if model.conventions.lse_base == "2":
         lse = lse / _LOG_2
+    if model.has("lse_not_logarithm"):
+        return np.where(softmax.is_empty, 0.0, lse)
     low = {"-inf": -math.inf, "+inf": math.inf, "zero": 0.0, "finite": VERY_LOW}
     is_empty = softmax.is_empty | (lse == -math.inf)
     return np.where(is_empty, low[model.conventions.empty_lse], lse)

@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ._case import Case
+from ._model import Model
 from ._simulate import Trace
+from ._simulated_gradients import simulate_gradients
 
 __all__ = ["UNITS", "Tolerance", "tolerance_of"]
 
@@ -12,6 +15,7 @@ __all__ = ["UNITS", "Tolerance", "tolerance_of"]
 UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 
 _FACTOR, _FACTOR_OF_DERIVED = 2, 3
+_HALVES = ("float16", "bfloat16")
 
 
 class Tolerance(NamedTuple):
@@ -19,45 +23,62 @@ class Tolerance(NamedTuple):
 
     out: float
     lse: float
-    gradients: float  # of the greatest among them
+    gradients: float  # where the greatest of them is 1
 
 
-def tolerance_of(trace: Trace, dtype: str) -> Tolerance:
+def tolerance_of(case: Case, model: Model, trace: Trace, dtype: str) -> Tolerance:
     """Return what is allowed for the rounding of a dtype."""
     unit = UNITS[dtype]
-    scores = np.where(trace.allowed & np.isfinite(trace.scores), trace.scores, 0.0)
-    largest = float(np.abs(scores).max(initial=0.0))
+    is_seen = trace.allowed & np.isfinite(trace.scores)
+    largest = float(np.abs(np.where(is_seen, trace.scores, 0.0)).max(initial=0.0))
     values = float(np.abs(trace.v[np.isfinite(trace.v)]).max(initial=0.0))
     values *= max(1.0, float(trace.factor[np.isfinite(trace.factor)].max(initial=1.0)))
-    error = _plain_error(trace, dtype)
-    # Sums are of more than eight terms only where weights are small.
-    floor = unit * values * (2 if dtype in ("float16", "bfloat16") else 8 * (1 + largest))
-    steep = 1 + largest
+    if dtype not in _HALVES or not trace.scores.size:
+        steep = unit * (1 + largest)
+        return Tolerance(8 * steep * values, 6 * steep, 12 * steep)
+    with np.errstate(all="ignore"):
+        plain = _rounded_within(trace, dtype)
+        gradients = _error_of_gradients(case, model, trace, plain)
+        lse = _greatest(plain.lse - trace.lse)
+        out = _greatest(plain.out - trace.out)
     return Tolerance(
-        out=_FACTOR * error + floor,
-        lse=_FACTOR_OF_DERIVED * unit * 2 * steep,
-        gradients=_FACTOR_OF_DERIVED * unit * 4 * steep,
+        _FACTOR * out + 2 * unit * values,
+        _FACTOR_OF_DERIVED * lse + 2 * unit,
+        _FACTOR_OF_DERIVED * gradients + 6 * unit,
     )
 
 
-def _plain_error(trace: Trace, dtype: str) -> float:
-    """Return the error of the plain formula that rounds scores, weights and output."""
-    if dtype in ("float32", "float64") or not trace.scores.size:
+def _rounded_within(trace: Trace, dtype: str) -> Trace:
+    """Return what comes of rounding scores, exponentials and weights."""
+    is_empty, sink = trace.softmax.is_empty[..., None], trace.softmax.sink_part[..., None]
+    s = np.where(trace.allowed, _rounded(trace.scores, dtype), -np.inf)
+    m = trace.softmax.maximum[..., None]
+    e = _rounded(np.exp(s - m), dtype)
+    total = e.sum(-1, keepdims=True) + sink
+    w = _rounded(e / np.where(is_empty, 1.0, total), dtype)
+    w = np.where(is_empty, trace.softmax.weights, w)
+    v = np.where(np.isfinite(trace.v), trace.v, 0.0)[..., trace.heads, :, :]
+    out = ((w * trace.factor) @ v).reshape(trace.out.shape)
+    lse = (np.log(total) + m).reshape(trace.lse.shape)
+    return trace._replace(out=out, lse=lse, softmax=trace.softmax._replace(weights=w))
+
+
+def _error_of_gradients(case: Case, model: Model, trace: Trace, plain: Trace) -> float:
+    """Return the error of gradients by rounded weights, where the greatest of them is 1."""
+    if case.d_out is None:
         return 0.0
-    with np.errstate(all="ignore"):
-        kept = trace.softmax.weights * trace.factor
-        s = np.where(trace.allowed, rounded(trace.scores, dtype), -np.inf)
-        m = np.max(s, axis=-1, keepdims=True)
-        e = rounded(np.exp(s - np.where(np.isfinite(m), m, 0.0)), dtype)
-        total = e.sum(-1, keepdims=True)
-        total += trace.softmax.sink_part[..., None]
-        w = rounded(e / np.where(total == 0, 1.0, total), dtype) * trace.factor
-        v = np.where(np.isfinite(trace.v), trace.v, 0.0)[..., trace.heads, :, :]
-        off = np.abs((w - kept) @ v)
-    return float(off[np.isfinite(off)].max(initial=0.0)) if not np.isnan(off).all() else 0.0
+    exact = simulate_gradients(case, model, trace) or {}
+    found = simulate_gradients(case, model, plain) or {}
+    greatest = max((_greatest(x) for x in exact.values()), default=0.0)
+    error = max((_greatest(found[name] - x) for name, x in exact.items()), default=0.0)
+    return error / max(greatest, 1.0)
 
 
-def rounded(x: np.ndarray, dtype: str) -> np.ndarray:
+def _greatest(x: np.ndarray) -> float:
+    return float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
+
+
+def _rounded(x: np.ndarray, dtype: str) -> np.ndarray:
     """Round to a half, without its bounds."""
     digits = {"float16": 11, "bfloat16": 8}[dtype]
     mantissa, exponent = np.frexp(x)

@@ -1,5 +1,7 @@
 """The cases are right about what is right, and tell conventions and mistakes apart."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,8 @@ from attnfn.testing import DIALECTS, FEATURES, oracle_vjp, oracle_with_lse
 from attnfn.testing._case import posed
 from attnfn.testing._cases import cases_of
 from attnfn.testing._conventions import Conventions
-from attnfn.testing._judgement import is_near
+from attnfn.testing._hypotheses import Hypothesis, hypotheses
+from attnfn.testing._judgement import is_near, question_of, wanted_parts
 from attnfn.testing._model import Model
 from attnfn.testing._simulate import simulate
 from attnfn.testing._simulated_gradients import simulate_gradients
@@ -29,6 +32,8 @@ class TestSimulation:
     def test_is_the_oracle_in_any_conventions(self, conventions):
         core = translated(oracle_with_lse, conventions)
         for case in (case for name in OF_SMALL for case in cases_of(name)[:2]):
+            if case.is_poisoned and conventions.mask_value != "-inf":
+                continue  # what hides with a number lets everything through
             case = posed(case, conventions)
 
             trace = simulate(case, Model(conventions))
@@ -74,3 +79,52 @@ class TestCases:
             np.testing.assert_array_equal(a.value, b.value)
         is_drawn = name not in ("long_sums", "no_keys")
         assert is_drawn == (not np.array_equal(one[0].value, other[0].value))
+
+
+def is_told_apart(hypothesis, dtype, factor):
+    """Return whether a case has answers that are further apart than `factor` tolerances."""
+    for case in (case for name in FEATURES for case in cases_of(name)):
+        if (case.dtypes and dtype not in case.dtypes) or not hypothesis.concerns(case):
+            continue
+        question = question_of_case(case, dtype)
+        model = hypothesis.on(question.model)
+        trace = simulate(case, model, dtype=dtype)
+        found = {"out": trace.out, "lse": trace.lse}
+        if "gradients" in case.asks:
+            gradients = simulate_gradients(case, model, trace) or {}
+            found |= {f"gradient of {name}": x for name, x in gradients.items()}
+        for name, wanted, tolerance in wanted_parts(question):
+            if name in found and not is_near(found[name], wanted, factor * tolerance).all():
+                return True
+    return False
+
+
+@functools.cache
+def _question_of(name, number, dtype):
+    return question_of(cases_of(name)[number - 1], Conventions(), dtype)
+
+
+def question_of_case(case, dtype):
+    return _question_of(case.feature, int(case.name.split()[-1]), dtype)
+
+
+#: One of each kind: a tile of 16 stands for all tiles.
+KINDS = [
+    h
+    for h in hypotheses(Conventions())
+    if not h.is_rough
+    and (not h.name.startswith("tile") or h.which[0] == 16)
+    and (h.name != "softmax_eps" or h.which[0] == 1.0)  # a small one shows in float64
+]
+
+
+class TestDiscrimination:
+    """Right and wrong, and any two conventions, are many roundings apart."""
+
+    @pytest.mark.parametrize("hypothesis", KINDS, ids=lambda h: f"{h.name} {h.which or ''}")
+    def test_each_mistake_shows_in_either_half_precision(self, hypothesis):
+        assert is_told_apart(hypothesis, "float16", 20)
+        assert is_told_apart(hypothesis, "bfloat16", 4)
+
+    def test_a_small_eps_shows_in_float64(self):
+        assert is_told_apart(Hypothesis("softmax_eps", (1e-9, False)), "float64", 20)

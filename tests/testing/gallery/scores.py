@@ -213,3 +213,14 @@ def softcap_left_small(query, key, value, /, *, softcap=None, scale=None, bug=Tr
         scores = np.tanh((query * (scale / softcap)) @ key_of(query, key))
         scores = scores if bug else scores * softcap
     return softmax(scores)[0] @ grouped(value, query.shape[-3])
+
+
+@mutant(
+    "score_mod_ignored",
+    why="the modified scores are computed beside the scores, and the scores go on",
+)
+def score_mod_never_called(query, key, value, /, *, score_mod=None, q_offset=None, bug=True):
+    scores = query @ key_of(query, key) / math.sqrt(query.shape[-1])
+    if score_mod is not None and not bug:
+        scores = score_mod(scores, *positions(*scores.shape[-2:], q_offset))
+    return softmax(scores)[0] @ grouped(value, query.shape[-3])
