@@ -203,6 +203,8 @@ def _bias_per_head(draws: Draws) -> Made:
 def _bias_minus_inf(draws: Draws) -> Made:
     bias = np.where(draws.mask(5, 7), draws.numbers(5, 7), -np.inf)
     yield _case(draws.arrays(), bias=bias)
+    bias[2] = -np.inf
+    yield _case(draws.arrays(), bias=bias.copy())
 
 
 def _mask_and_bias(draws: Draws) -> Made:

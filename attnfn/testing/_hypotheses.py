@@ -85,6 +85,7 @@ _SHOWN_BY: dict[str, tuple[frozenset[str], str]] = {
     "softcap": (frozenset({"softcap"}), ""),
     "lengths": (frozenset({"lengths"}), ""),
     "empty_row": (_HIDING, ""),
+    "biased_row": (frozenset({"bias"}), ""),
     "empty_lse": (frozenset(), "lse"),
     "lse_base": (frozenset(), "lse"),
     "lse_sinks": (frozenset({"sinks"}), "lse"),

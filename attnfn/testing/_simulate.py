@@ -80,12 +80,14 @@ def _simulate(case: Case, model: Model, dtype: str) -> Trace:
 
     scale = scale_of(q, v, options, model)
     p, j = places(case, shape[-1], model)
-    scores, bend, bias_bend = _scores(
-        q @ np.swapaxes(kh, -1, -2) * scale, scale, p, j, options, model
-    )
     allowed, backward, by_others = (
         allowed_of(case, shape, p, j, forgetful) for forgetful in _forgetful(model)
     )
+    products = q @ np.swapaxes(kh, -1, -2) * scale
+    scores, bend, bias_bend = _scores(products, scale, p, j, allowed, options, model)
+    is_hidden = ~allowed.any(-1)
+    if model.conventions.softcap == "after_mask" and options.get("softcap") is not None:
+        allowed = backward = by_others = np.ones_like(allowed)
 
     keep, s = options.get("dropout_mask"), scores
     if keep is not None:
@@ -109,7 +111,12 @@ def _simulate(case: Case, model: Model, dtype: str) -> Trace:
         out = _weighed(softmax.weights * factor, vh, allowed, model)
     if model.conventions.empty_row == "nan":
         out = np.where(softmax.is_empty[..., None], math.nan, out)
-    out, lse = _put_together(out, lse_of(softmax, sinks, model), model)
+    lse = lse_of(softmax, sinks, model)
+    if model.conventions.biased_row == "nan" and options.get("bias") is not None:
+        is_biased = softmax.is_empty & ~is_hidden
+        out = np.where(is_biased[..., None], math.nan, out)
+        lse = np.where(is_biased, -math.inf, lse)
+    out, lse = _put_together(out, lse, model)
     is_flat = case.query.ndim == 2
     return Trace(
         out=out[0] if is_flat else out,
@@ -136,6 +143,7 @@ def _scores(
     scale: float,
     p: np.ndarray,
     j: np.ndarray,
+    allowed: np.ndarray,
     options: Options,
     model: Model,
 ) -> tuple[np.ndarray, Any, Any]:
@@ -143,7 +151,9 @@ def _scores(
     if options.get("score_mod") is not None and not model.has("score_mod_ignored"):
         s = np.asarray(options["score_mod"](s, p, j))
     bias = filled(bias_of(options, scale, model), s.shape[-1], 0.0)
-    if model.conventions.softcap == "after_bias":
+    if model.conventions.softcap == "after_mask" and options.get("softcap") is not None:
+        bias = np.where(allowed, bias, bias - 1e30)
+    if model.conventions.softcap != "before_bias":
         s, bend = capped(s + bias, options, model)
         return s, bend, bend
     s, bend = capped(s, options, model)
