@@ -6,10 +6,12 @@ import re
 
 import numpy as np
 
-__all__ = ["OF_OTHER_LIBRARIES", "blocks", "run", "sections"]
+__all__ = ["OF_LAYERS", "OF_OTHER_LIBRARIES", "OF_PACKAGES", "blocks", "run", "sections"]
 
-#: Pages that need other libraries: they run in tests/convert, not in tests/docs.
-OF_OTHER_LIBRARIES = ("functions_and_classes.md", "weights.md")
+#: Pages that need other libraries: they run in tests/convert and tests/dialects.
+OF_LAYERS = ("functions_and_classes.md", "weights.md")
+OF_PACKAGES = ("dialects.md",)
+OF_OTHER_LIBRARIES = OF_LAYERS + OF_PACKAGES
 
 BLOCK = re.compile(r"^```(?:python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.convert
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", prose.OF_OTHER_LIBRARIES)
+@pytest.mark.parametrize("page", prose.OF_LAYERS)
 def test_page_runs(page):
     assert prose.blocks(DOCS / page) != []
 
