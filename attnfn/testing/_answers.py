@@ -25,6 +25,7 @@ class Answer(NamedTuple):
     refusal: str = ""
     #: What is wrong whatever the numbers are: names of FAULTS.
     faults: tuple[str, ...] = ()
+    out_dtype: str = ""
     lse_dtype: str = ""
 
 
@@ -99,13 +100,21 @@ def _read(case: Case, out: Any, lse: Any, dtype: str) -> Answer:
         faults.append("output_shape")
     if dtype_name(out.dtype) != dtype:
         faults.append("output_dtype")
-    read = to_numpy(out).astype(np.float64)
+    read, out_dtype = to_numpy(out).astype(np.float64), dtype_name(out.dtype)
+    if read.ndim > 2 and np.swapaxes(read, -2, -3).shape == shape != read.shape:
+        read = np.swapaxes(read, -2, -3)  # its numbers may still be right
     if lse is None:
-        return Answer(read, faults=tuple(faults))
+        return Answer(read, faults=tuple(faults), out_dtype=out_dtype)
     numbers = to_numpy(lse).astype(np.float64)
     if numbers.shape != shape[:-1]:
         faults.append("output_shape")
-    return Answer(read, numbers, faults=tuple(faults), lse_dtype=dtype_name(lse.dtype))
+    return Answer(
+        read,
+        numbers,
+        faults=tuple(faults),
+        out_dtype=out_dtype,
+        lse_dtype=dtype_name(lse.dtype),
+    )
 
 
 def _with_gradients(

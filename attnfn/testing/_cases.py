@@ -53,7 +53,7 @@ def _many_keys(draws: Draws) -> Made:
 
 
 def _many_queries(draws: Draws) -> Made:
-    yield _case(draws.arrays(37, 7, batch=(1,), num_heads=2))
+    yield _case(draws.arrays(37, 7))
     yield _case(draws.arrays(131, 7, batch=(1,), num_heads=2))
 
 
@@ -103,19 +103,19 @@ def _mask_per_head(draws: Draws) -> Made:
     yield _case(draws.arrays(), mask=draws.mask(2, 3, 5, 7))
 
 
-def _with_empty_rows(draws: Draws, num_heads: int) -> np.ndarray:
+def _with_empty_rows(draws: Draws, *shape: int) -> np.ndarray:
     """Draw a mask that hides every key from two queries, and no key from every query."""
     while True:
-        mask = draws.mask(2, num_heads, 5, 7)
-        mask[0, :, 1, :] = False
-        mask[1, :, 3, :] = False
+        mask = draws.mask(*shape)
+        mask[0, ..., 1, :] = False
+        mask[-1, ..., 3, :] = False
         if mask.any(-2).all():
             return mask
 
 
 def _empty_rows(draws: Draws) -> Made:
-    yield _case(draws.arrays(), mask=_with_empty_rows(draws, 1))
-    yield _case(draws.arrays(), mask=_with_empty_rows(draws, 3))
+    yield _case(draws.arrays(), mask=_with_empty_rows(draws, 2, 1, 5, 7))
+    yield _case(draws.arrays(9, 11), mask=_with_empty_rows(draws, 2, 3, 9, 11))
 
 
 def _low_scores(draws: Draws) -> Made:
@@ -203,8 +203,8 @@ def _bias_per_head(draws: Draws) -> Made:
 def _bias_minus_inf(draws: Draws) -> Made:
     bias = np.where(draws.mask(5, 7), draws.numbers(5, 7), -np.inf)
     yield _case(draws.arrays(), bias=bias)
-    bias[2] = -np.inf
-    yield _case(draws.arrays(), bias=bias.copy())
+    mask = _with_empty_rows(draws, 1, 5, 7)[0]
+    yield _case(draws.arrays(), bias=np.where(mask, draws.numbers(5, 7), -np.inf))
 
 
 def _mask_and_bias(draws: Draws) -> Made:
@@ -265,11 +265,12 @@ def _lse(draws: Draws) -> Made:
     yield _case(draws.arrays(), asks=_WITH_LSE)
     yield _case(_pulled(draws, 16.0, 20.0), asks=_WITH_LSE)
     yield _case(draws.arrays(6, 6), is_causal=True, asks=_WITH_LSE)
-    yield _case(draws.arrays(), mask=draws.mask(5, 7), asks=_WITH_LSE)
+    yield _case(draws.arrays(), mask=draws.mask(2, 3, 5, 7), asks=_WITH_LSE)
+    yield _case(draws.arrays(), bias=draws.numbers(2, 3, 5, 7), asks=_WITH_LSE)
 
 
 def _lse_of_empty_rows(draws: Draws) -> Made:
-    mask = _with_empty_rows(draws, 1)
+    mask = _with_empty_rows(draws, 2, 1, 5, 7)
     yield _case(draws.arrays(), mask=mask, asks=_WITH_LSE)
 
 

@@ -47,9 +47,9 @@ def _of_form(asked: list[Asked]) -> Iterator[Diagnosis]:
 
 
 def _is_of_form(asked: Asked) -> bool:
-    """Return whether the form of an answer alone is wrong, or too wrong to be compared."""
-    faults = asked.answer.faults
-    return "output_shape" in faults or (bool(faults) and not asked.misses)
+    """Return whether the form of an answer alone is wrong, or so wrong that nothing is said."""
+    is_comparable = all(miss.at or not miss.got.ndim for miss in asked.misses)
+    return not is_comparable or (bool(asked.answer.faults) and not asked.misses)
 
 
 def _is_possible(hypothesis: Hypothesis, asked: list[Asked]) -> bool:

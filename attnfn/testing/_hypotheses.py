@@ -84,7 +84,7 @@ _SHOWN_BY: dict[str, tuple[frozenset[str], str]] = {
     "bias": (frozenset({"bias"}), ""),
     "softcap": (frozenset({"softcap"}), ""),
     "lengths": (frozenset({"lengths"}), ""),
-    "empty_row": (_HIDING, ""),
+    "empty_row": (frozenset(), ""),
     "biased_row": (frozenset({"bias"}), ""),
     "empty_lse": (frozenset(), "lse"),
     "lse_base": (frozenset(), "lse"),

@@ -12,10 +12,19 @@ from ._model import Model
 from ._oracle import oracle_with_lse
 from ._simulate import VERY_LOW, Trace, simulate
 from ._simulated_gradients import simulate_gradients
-from ._tolerance import Tolerance, tolerance_of
+from ._tolerance import UNITS, Tolerance, tolerance_of
 from ._translate import translated
 
-__all__ = ["Miss", "Question", "is_near", "misses", "question_of", "wanted_parts"]
+__all__ = [
+    "Miss",
+    "Question",
+    "is_near",
+    "lost_in_dtype",
+    "misses",
+    "part_of",
+    "question_of",
+    "wanted_parts",
+]
 
 
 class Question(NamedTuple):
@@ -119,6 +128,7 @@ def misses(question: Question, answer: Answer) -> list[Miss]:
     found = []
     for name, wanted, tolerance in wanted_parts(question):
         got = part_of(answer, name)
+        tolerance += lost_in_dtype(name, wanted, answer)
         if got is None:
             zeros = np.zeros_like(wanted)
             found += _miss(name, zeros, wanted, tolerance, may_leak=False)
@@ -127,6 +137,13 @@ def misses(question: Question, answer: Answer) -> list[Miss]:
         else:
             found += _miss(name, got, wanted, tolerance, may_leak=may_leak)
     return found
+
+
+def lost_in_dtype(name: str, wanted: np.ndarray, answer: Answer) -> float:
+    """Return what is lost in the dtype that an answer has, right or wrong."""
+    dtype = answer.lse_dtype if name == "lse" else answer.out_dtype
+    greatest = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
+    return 2 * UNITS.get(dtype, 0.0) * float(greatest)
 
 
 def _miss(

@@ -96,7 +96,7 @@ def _simulate(case: Case, model: Model, dtype: str) -> Trace:
             s = dropped_scores(s, keep, options, model)
     sinks = sinks_of(options, shape, model)
     hidden = with_hidden(s, allowed, by_others, dtype, model)
-    softmax = softmax_of(hidden, sinks, vh, dtype, model)
+    softmax = softmax_of(hidden, sinks, dtype, model)
     if model.conventions.empty_row == "uniform":
         even = 1 / max(shape[-1], 1)
         weights = np.where(softmax.is_empty[..., None], even, softmax.weights)
@@ -106,9 +106,7 @@ def _simulate(case: Case, model: Model, dtype: str) -> Trace:
     if model.has("mask_after_softmax"):
         factor = factor * allowed
 
-    out = softmax.out
-    if out is None:
-        out = _weighed(softmax.weights * factor, vh, allowed, model)
+    out = _weighed(softmax.weights * factor, vh, allowed, model)
     if model.conventions.empty_row == "nan":
         out = np.where(softmax.is_empty[..., None], math.nan, out)
     lse = lse_of(softmax, sinks, model)

@@ -25,7 +25,6 @@ class Softmax(NamedTuple):
     total: np.ndarray
     sink_part: np.ndarray  # of the total
     is_empty: np.ndarray
-    out: np.ndarray | None = None  # where it is not the weighed values
 
 
 def softmax_axis(model: Model) -> int:
@@ -34,13 +33,11 @@ def softmax_axis(model: Model) -> int:
     return -3 if model.has("softmax_over_heads") else -1
 
 
-def softmax_of(
-    s: np.ndarray, sinks: np.ndarray | None, v: np.ndarray, dtype: str, model: Model
-) -> Softmax:
+def softmax_of(s: np.ndarray, sinks: np.ndarray | None, dtype: str, model: Model) -> Softmax:
     axis = softmax_axis(model)
     sink = np.full(s.shape[:-1], -math.inf) if sinks is None else sinks
     if axis != -1:
-        return _over_another_axis(s, sink, axis)
+        return _over_another_axis(s, sink, axis, model)
     base = _LOG_2 if model.has("softmax_base_2") else 1.0
     s, sink = s * base, sink * base
     is_empty = np.all(s == -math.inf, axis=-1) & (sink == -math.inf)
@@ -64,20 +61,20 @@ def softmax_of(
         divisor = np.ones_like(total)
     is_guarded = model.which("softmax_without_maximum") == "guarded"
     divisor = np.where(is_empty | (is_guarded & (divisor == 0)), 1.0, divisor)
-    out = None
     if model.has("tile_not_rescaled"):
-        out, total, m = _not_rescaled(s, sink, v, *model.which("tile_not_rescaled"))
+        return _not_rescaled(s, sink, is_empty, *model.which("tile_not_rescaled"))
     weights = e / divisor[..., None]
-    return Softmax(weights, sink_part / divisor, m, total, sink_part, is_empty, out)
+    return Softmax(weights, sink_part / divisor, m, total, sink_part, is_empty)
 
 
-def _over_another_axis(s: np.ndarray, sink: np.ndarray, axis: int) -> Softmax:
+def _over_another_axis(s: np.ndarray, sink: np.ndarray, axis: int, model: Model) -> Softmax:
     e = np.exp(s - np.max(s, axis=axis, keepdims=True, initial=-1e300))
     total = e.sum(axis, keepdims=True)
     weights = e / np.where(total == 0, 1.0, total)
-    nothing = np.full(s.shape[:-1], math.nan)  # there is no such sum of a row
-    is_empty = np.zeros(s.shape[:-1], dtype=bool)
-    return Softmax(weights, 0 * sink, nothing, nothing, nothing, is_empty)
+    # Whoever returns an lse at all takes that of a row.
+    axes = ("softmax_over_queries", "softmax_over_heads")
+    right = model._replace(faults=tuple(f for f in model.faults if f.name not in axes))
+    return softmax_of(s, sink, "float64", right)._replace(weights=weights)
 
 
 def _kept_dtype(dtype: str, model: Model) -> type:
@@ -88,25 +85,31 @@ def _kept_dtype(dtype: str, model: Model) -> type:
 
 
 def _not_rescaled(
-    s: np.ndarray, sink: np.ndarray, v: np.ndarray, tile: int, what: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    s: np.ndarray, sink: np.ndarray, is_empty: np.ndarray, tile: int, what: str
+) -> Softmax:
     """Go through the keys tile by tile, and forget to rescale the sum, the output or both."""
-    v = np.where(np.isfinite(v), v, 0.0)
-    m = np.full(s.shape[:-1], -math.inf)
-    total, out = np.zeros(s.shape[:-1]), np.zeros((*s.shape[:-1], v.shape[-1]))
+    m, total, weights = (
+        np.full(s.shape[:-1], -math.inf),
+        np.zeros(s.shape[:-1]),
+        np.zeros(s.shape),
+    )
     for start in range(0, s.shape[-1], tile):
-        part, values = s[..., start : start + tile], v[..., start : start + tile, :]
+        part = s[..., start : start + tile]
         new = np.maximum(m, part.max(-1))
         shift = np.where(new == -math.inf, 0.0, new)
         own = part.max(-1) if what == "apart" else new
         e = np.exp(part - np.where(own == -math.inf, 0.0, own)[..., None])
         factor = np.exp(np.where(m == -math.inf, -math.inf, m - shift))
         total = total * (1.0 if what != "out" else factor) + e.sum(-1)
-        out = out * (1.0 if what != "sum" else factor[..., None]) + e @ values
+        weights[..., :start] *= 1.0 if what != "sum" else factor[..., None]
+        weights[..., start : start + tile] = e
         m = new
-    shift = np.where(m == -math.inf, 0.0, m)
-    total = total + np.exp(sink - shift)
-    return out / np.where(total == 0, 1.0, total)[..., None], total, shift
+    m = np.where(m == -math.inf, 0.0, m)
+    sink_part = np.exp(sink - m)
+    total = total + sink_part
+    divisor = np.where(total == 0, 1.0, total)
+    weights = weights / divisor[..., None]
+    return Softmax(weights, sink_part / divisor, m, total, sink_part, is_empty)
 
 
 def dropout_factor(
