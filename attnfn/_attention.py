@@ -453,12 +453,13 @@ def select_engine(
 
     1. "native", if the library has a kernel that can do all that is asked and is faster. On
        NumPy it can do all but `score_mod`, and is faster from 2^17 scores on, all heads
-       together. On PyTorch it can do no `score_mod` or function, nothing within the
-       transforms of ``torch.func`` and in forward mode; in a graph or on another device than a
-       CPU no `softcap`, dropout, log-sum-exp, or array as `q_offset`, either. It is slower for
-       16 queries and fewer to a key/value head that need no gradient, unless all keys together
-       have more than 2^16 numbers, and with what a graph cannot have for fewer than 2^16
-       scores a head.
+       together, but for 8 queries and fewer to a key/value head without softcap, window,
+       segments and functions. On PyTorch it can do no `score_mod` or function, nothing within
+       the transforms of ``torch.func`` and in forward mode; in a graph or on another device
+       than a CPU no `softcap`, dropout, log-sum-exp, or array as `q_offset`, either. It is
+       slower for 16 queries and fewer to a key/value head that need no gradient, unless all
+       keys together have more than 2^16 numbers, and with what a graph cannot have for fewer
+       than 2^16 scores a head.
     2. "dense", if queries had better not be cut: lengths that are not known, arrays of Dask and
        ndonnx, on PyTorch what is being compiled and forward-mode derivatives, on JAX a function
        given outside of ``jax.jit``.

@@ -6,7 +6,16 @@ Every engine calls `score`; none has an opinion of its own on masks, caps or bia
 import math
 from typing import Any, NamedTuple
 
-from ._backend import arange, device, known_bound, known_finite, namespace, sees_any, transposed
+from ._backend import (
+    arange,
+    device,
+    few_rows_product,
+    known_bound,
+    known_finite,
+    namespace,
+    sees_any,
+    transposed,
+)
 from ._checks import (
     agree,
     check_fits_positions,
@@ -170,10 +179,10 @@ def product(problem: AttentionProblem, rows: Array, keys: Array, /) -> Array:
     one product serves the whole group and nothing is repeated.
     """
     if problem.group == 1:
-        return rows @ keys
+        return few_rows_product(rows, keys)
     reshape, few, group = problem.xp.reshape, problem.num_kv_heads, problem.group
     num_heads, q_len = rows.shape[-3:-1]
-    out = _lined_up(problem, rows) @ keys
+    out = few_rows_product(_lined_up(problem, rows), keys)
     *batch, _, _, dim = out.shape
     out = reshape(out, (*batch, few, group, q_len, dim))
     return reshape(out, (*batch, num_heads, q_len, dim))

@@ -289,6 +289,16 @@ class TestAttention:
 
         assert_both(query, key, value, is_causal=True, q_offset=9000 - q_len)
 
+    @pytest.mark.parametrize(
+        "options", [{}, {"mask": np.arange(9000) < 8000}], ids=["", "mask"]
+    )
+    def test_a_step_of_decoding_is_left_to_the_definition(self, options):
+        arrays = normal(32, 1, 8), normal(8, 9000, 8), normal(8, 9000, 8)
+
+        assert_both(*arrays, **options)
+        assert af.select_engine(*arrays, **options) == "dense"
+        assert af.select_engine(*arrays, **options, softcap=2.0) == "native"
+
     def test_weights_that_would_be_denormal(self):
         query, key, value = normal(300, 1), normal(300, 1), normal(300, 4)
         query[...] = 1.0

@@ -35,6 +35,7 @@ __all__ = [
     "differentiated_as",
     "divided",
     "exp_or_zero",
+    "few_rows_product",
     "from_numpy",
     "full",
     "full_precision",
@@ -99,6 +100,9 @@ _LEAST = {np.dtype(t): math.log(np.finfo(t).smallest_normal) for t in (np.float3
 SMALL = 4096
 #: Scores of a problem from which on other threads are worth being waited for.
 WORTH_THREADS = 2**17
+
+#: So few rows by so many columns had better be multiplied the other way round.
+FEW_ROWS, MANY_COLUMNS = 16, 1024
 
 #: What fits into the cache of a core, or nearly so.
 CPU_WORKING_SET = 4 * 2**20
@@ -545,6 +549,17 @@ def transposed(x: Array, xp: Namespace) -> Array:
     # Not matrix_transpose, which torch.autograd cannot batch.
     *batch, a, b = range(x.ndim)
     return xp.permute_dims(x, (*batch, b, a))
+
+
+def few_rows_product(rows: Array, columns: Array) -> Array:
+    """Return ``rows @ columns``, fast also for a few rows and many columns on NumPy.
+
+    BLAS takes three to seven times as long for them as for as many rows and few columns.
+    """
+    is_numpy = isinstance(rows, np.ndarray)
+    if is_numpy and 1 < rows.shape[-2] <= FEW_ROWS and columns.shape[-1] >= MANY_COLUMNS:
+        return np.ascontiguousarray((columns.mT @ rows.mT).mT)
+    return rows @ columns
 
 
 def affine(x: Array, weight: Array, bias: Array) -> Array:

@@ -30,6 +30,9 @@ __all__ = ["attention", "is_worth_it", "supports"]
 #: Below so many scores the definition is faster.
 MANY_SCORES = 2**17
 
+#: So few rows of a key/value head take little time beside the reading of its keys.
+FEW_ROWS = 8
+
 #: Seconds of work that are worth a second thread.
 WORTH_A_THREAD = 1e-3
 
@@ -43,7 +46,18 @@ def supports(problem: Any, /) -> str | None:
 
 def is_worth_it(problem: Any, /) -> bool:
     """Return whether the kernel is faster than the definition, which has less to prepare."""
-    return math.prod(problem.shape) >= MANY_SCORES
+    return math.prod(problem.shape) >= MANY_SCORES and not _is_step(problem)
+
+
+def _is_step(problem: Any, /) -> bool:
+    """Return whether it is a step of decoding, of which all keys are read by BLAS twice."""
+    return (
+        problem.group * problem.shape[-2] <= FEW_ROWS
+        and problem.is_of_arrays
+        and problem.window == (None, None)
+        and problem.segments is None
+        and problem.softcap is None
+    )
 
 
 def attention(problem: Any, definition: Any, /) -> tuple[Array, Array]:
