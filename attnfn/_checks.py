@@ -55,6 +55,7 @@ __all__ = [
     "check_function",
     "check_fused_heads",
     "check_fused_widths",
+    "check_has_dtype",
     "check_head_dim",
     "check_head_split",
     "check_heads_known",
@@ -683,6 +684,13 @@ def check_dtype_exists(name: str, dtype: Any, /, *, xp: Namespace) -> None:
             f"`{name}` must be a dtype that is switched on; got {dtype_name(dtype)}. "
             f"JAX has it after jax.config.update('jax_enable_x64', True)."
         )
+        raise TypeError(msg)
+
+
+def check_has_dtype(name: str, dtype: str, /, *, xp: Namespace) -> None:
+    """Check that a library has a dtype of some name at all."""
+    if not hasattr(xp, dtype):
+        msg = f"`{name}` must be a dtype of {library_name(xp)}; got {dtype!r}."
         raise TypeError(msg)
 
 

@@ -19,7 +19,7 @@ import attnfn as af
 ROOT = Path(__file__).parents[1]
 PUBLIC = [f"attnfn.{name}" for name in af.__all__]
 # Rooms with a door of their own: `attnfn.plot.attention_heat_map`.
-ROOMS = ["attnfn.convert", "attnfn.plot", "attnfn.testing"]
+ROOMS = ["attnfn.convert", "attnfn.plot", "attnfn.testing", "attnfn.testing.strategies"]
 PUBLIC += [f"{room}.{name}" for room in ROOMS for name in importlib.import_module(room).__all__]
 
 
