@@ -56,7 +56,7 @@ def check_attention(
     features : collection of str, optional
         What to ask, among `FEATURES`. Default: all of them. An option that the function has no
         place for is reported as absent.
-    vjp : function of (query, key, value, d_out, /, **options), optional
+    vjp : function of (query, key, value, d_out), optional
         Its gradients, where its library cannot differentiate it, in attnfn's axes and
         options: those of query, key, value, and of bias and sinks where they are given.
         Default: those that the library finds.
