@@ -60,6 +60,7 @@ if os.environ["KERAS_BACKEND"] == "numpy":
         REFUSED["keras_ops", title] = "could not be broadcast"
 if os.environ["KERAS_BACKEND"] == "torch":
     REFUSED["keras_ops", "bias, mask"] = "Only one of `bias` and `mask`"
+    ASTRAY.add(("keras_ops", "empty row of a bias"))  # 0, as PyTorch has it
     # The mask is added, a number that is neither -inf nor swallows a score in float32.
     for name in ("keras_ops", "keras_multi_head_attention"):
         ASTRAY |= {(name, "NaN in a hidden key"), (name, "float16, empty row")}

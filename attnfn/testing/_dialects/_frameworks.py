@@ -177,7 +177,7 @@ DIALECTS = (
             "float64 comes back as float32.",
             "On NumPy, grouped heads are refused.",
             "On PyTorch, a mask and a bias together are refused.",
-            "On PyTorch, a NaN in a hidden key reaches the output.",
+            "On PyTorch, a NaN in a hidden key reaches the output, and a bias of -inf gives 0.",
         ),
     ),
     Dialect(
