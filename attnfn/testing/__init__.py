@@ -28,6 +28,7 @@ from ._conformance import check_attention
 from ._conventions import Conventions
 from ._dialect import Dialect
 from ._dialects import DIALECTS
+from ._identify import DialectReport, identify_dialect
 from ._oracle import oracle, oracle_vjp, oracle_weights, oracle_with_lse
 from ._report import ConformanceReport
 from ._subject import OPTIONS, Subject
@@ -39,6 +40,7 @@ __all__ = [
     "ConformanceReport",
     "Conventions",
     "Dialect",
+    "DialectReport",
     "Subject",
     "assert_attention_close",
     "attnfn_like",
@@ -50,6 +52,7 @@ __all__ = [
     "flax_like",
     "flex_like",
     "hf_eager_like",
+    "identify_dialect",
     "jax_like",
     "keras_like",
     "keras_multi_head_like",

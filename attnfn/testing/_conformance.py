@@ -1,6 +1,7 @@
 """Whether a function is right, feature by feature."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from .._typing import Namespace
@@ -13,9 +14,11 @@ from ._conventions import CHOICES, Conventions
 from ._diagnosis import diagnose
 from ._dialect import Dialect
 from ._dialects import DIALECTS
+from ._example import example_of
 from ._judgement import misses, question_of
 from ._libraries import Library, library_of, version_of
-from ._report import ConformanceReport, Row
+from ._report import ConformanceReport, Diagnosis, Row
+from ._shrink import shrunk
 from ._subject import Subject
 
 __all__ = ["ask", "check_attention", "settled", "subject_of"]
@@ -102,26 +105,54 @@ def check_attention(
     conventions, notes = settled(subject, held_to.conventions, chosen, dtypes[0], seed)
 
     asked = [
-        ask(subject, chosen, case, conventions, dtype)
+        ask(subject, chosen, posed(case, conventions), conventions, dtype)
         for name in names
         for case in cases_of(name, seed)
         for dtype in dtypes
         if not case.dtypes or dtype in case.dtypes
     ]
+    diagnoses = diagnose(asked, conventions)
     rows = [
-        _row(name, dtype, [x for x in asked if _is_of(x, name, dtype)], conventions)
+        _row(name, dtype, [x for x in asked if _is_of(x, name, dtype)], conventions, diagnoses)
         for name in names
         for dtype in dtypes
         if any(_is_of(x, name, dtype) for x in asked)
     ]
+
+    def example(row: Row) -> str:
+        """Return the smallest input of a row that is answered wrongly."""
+        wrong = next(
+            x for x in asked if _is_of(x, row.feature, row.dtype) and x.verdict == "wrong"
+        )
+        attempts = _ATTEMPTS.get(chosen.name, 30)
+        again = partial(ask, subject, chosen, conventions=conventions, dtype=row.dtype)
+        if wrong.misses:
+            wrong = shrunk(wrong, again, attempts)
+        return example_of(wrong, subject.name, chosen.name)
+
+    shown = _to_be_shown(rows, diagnoses)
     return ConformanceReport(
         name=subject.name,
         dialect=held_to.title,
         versions={chosen.name: chosen.version, "attnfn": version_of("attnfn")},
-        rows=tuple(rows),
-        diagnoses=diagnose(asked, conventions),
+        rows=tuple(row._replace(example=example(row)) if row in shown else row for row in rows),
+        diagnoses=diagnoses,
         notes=notes,
     )
+
+
+#: How often a library is asked again to find a smaller input: each shape compiles on JAX.
+_ATTEMPTS = {"jax": 4}
+
+
+def _to_be_shown(rows: list[Row], diagnoses: tuple[Diagnosis, ...]) -> list[Row]:
+    """Return the first row in which each diagnosis shows."""
+    wrong = [row for row in rows if row.verdict == "wrong"]
+    found = [
+        next((row for row in wrong if row.feature in diagnosis.features), None)
+        for diagnosis in diagnoses
+    ]
+    return [row for row in found if row is not None] or wrong[:1]
 
 
 def subject_of(
@@ -150,7 +181,7 @@ def settled(
     for case in cases_of("causal_unequal", seed)[:1] + cases_of("window_unequal", seed)[:1]:
         for alignment in alignments:
             tried = conventions._replace(alignment=alignment)
-            found = ask(subject, library, case, tried, dtype)
+            found = ask(subject, library, posed(case, tried), tried, dtype)
             if found.verdict == "right":
                 text = f"Where lengths differ, {CHOICES['alignment'][alignment]}."
                 return tried, (text,)
@@ -160,8 +191,7 @@ def settled(
 def ask(
     subject: Subject, library: Library, case: Case, conventions: Conventions, dtype: str
 ) -> Asked:
-    """Put a case to a function in its own words."""
-    case = posed(case, conventions)
+    """Put a case to a function, which is posed in its own words."""
     question = question_of(case, conventions, dtype)
     absent = absent_from(subject, library, case)
     if absent:
@@ -175,12 +205,19 @@ def _is_of(asked: Asked, feature: str, dtype: str) -> bool:
     return asked.case.feature == feature and asked.question.dtype == dtype
 
 
-def _row(feature: str, dtype: str, asked: list[Asked], conventions: Conventions) -> Row:
+def _row(
+    feature: str,
+    dtype: str,
+    asked: list[Asked],
+    conventions: Conventions,
+    diagnoses: tuple[Diagnosis, ...],
+) -> Row:
     verdicts = [x.verdict for x in asked]
     counted = len(asked) - verdicts.count("absent")
     if "wrong" in verdicts:
         first = asked[verdicts.index("wrong")]
-        return Row(feature, dtype, "wrong", _what_is_wrong(first), counted)
+        named = [d.sentence for d in diagnoses if feature in d.features]
+        return Row(feature, dtype, "wrong", "; ".join(named) or _what_is_wrong(first), counted)
     if counted == 0:
         return Row(feature, dtype, "absent", asked[0].absent)
     refused = [x for x in asked if x.verdict == "refused"]

@@ -105,12 +105,10 @@ class ConformanceReport:
         return {verdict: found[verdict] for verdict in verdicts}
 
     def __str__(self) -> str:
-        lines = [self._title(), "", *table(*self._table())]
+        lines = [*wrap(self._title(), WIDTH), "", *table(*self._table())]
         lines += ["", self._sum(), *self.notes]
         for diagnosis in self.diagnoses:
-            lines += ["", *_lines_of(diagnosis)]
-        for example in self._examples():
-            lines += ["", example]
+            lines += ["", *_lines_of(diagnosis), *self._examples(diagnosis)]
         return "\n".join(lines)
 
     def _title(self) -> str:
@@ -139,13 +137,12 @@ class ConformanceReport:
             f"{count} {verdict}" for verdict, count in self.counts.items() if count
         )
 
-    def _examples(self) -> list[str]:
-        """Return the smallest failing input of each diagnosis, of all of them without one."""
-        failing = [row for row in self.rows if row.example]
-        seen: dict[str, str] = {}
-        for row in failing:
-            seen.setdefault(row.why, row.example)
-        return list(seen.values())
+    def _examples(self, diagnosis: Diagnosis) -> list[str]:
+        """Return the smallest input in which a diagnosis shows, as lines."""
+        shown = next(
+            (r for r in self.rows if r.example and r.feature in diagnosis.features), None
+        )
+        return [] if shown is None else [f"    {x}" for x in shown.example.splitlines()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dicts, lists, numbers and text."""
