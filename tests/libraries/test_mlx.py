@@ -12,6 +12,7 @@ import pytest
 from problems import OPTIONS, Shapes, arrays_of, options_of
 
 import attnfn as af
+from attnfn.testing import assert_attention_close
 
 SHAPES = Shapes((3, 8, 5, 6), (3, 2, 7, 6), (3, 2, 7, 9))
 UNBATCHED = Shapes((8, 5, 6), (2, 7, 6), (2, 7, 9))
@@ -249,3 +250,16 @@ class TestTheRest:
         assert type(loaded) is type(params)
         for x, y in zip(loaded, params, strict=True):
             assert isinstance(x, tuple) if isinstance(y, tuple) else mx.array_equal(x, y)
+
+
+class TestTesting:
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+    def test_results_are_held_to_their_dtype(self, dtype):
+        given = [x.astype(getattr(mx, dtype)) for x in inputs(mx)]
+        options = options_for(mx, ("mask_full", "score_mod", "sinks_per_head"))
+
+        out, lse = af.attention_with_lse(*given, **options)
+
+        assert_attention_close(out, *given, lse=lse, **options)
+        with pytest.raises(AssertionError, match="elements are wrong"):
+            assert_attention_close(out * 1.1, *given, **options)

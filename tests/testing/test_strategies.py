@@ -17,6 +17,9 @@ from attnfn.testing.strategies import (
     masks,
 )
 
+# Some lack axes, or have other axes than the signatures spell.
+pytestmark = pytest.mark.free_axes
+
 many = settings(
     max_examples=150,
     deadline=None,
