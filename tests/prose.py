@@ -1,6 +1,8 @@
 """Pages whose Python blocks run, and print what the page says they print."""
 
+import contextlib
 import doctest
+import io
 import math
 import re
 
@@ -13,15 +15,18 @@ OF_LAYERS = ("functions_and_classes.md", "weights.md")
 OF_PACKAGES = ("dialects.md",)
 OF_OTHER_LIBRARIES = OF_LAYERS + OF_PACKAGES
 
-BLOCK = re.compile(r"^```(?:python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: A block of code, and the text right behind it, which is what it prints.
+BLOCK = re.compile(
+    r"^```(?:python|pycon)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
+)
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 def blocks(page):
-    """Return the page's Python blocks, each with the number of the line it starts on."""
+    """Return the page's Python blocks: the line each starts on, the code, what it is to print."""
     text = page.read_text(encoding="utf-8")
-    return [(text.count("\n", 0, m.start(1)), m[1]) for m in BLOCK.finditer(text)]
+    return [(text.count("\n", 0, m.start(1)), *m.groups()) for m in BLOCK.finditer(text)]
 
 
 def sections(page):
@@ -42,7 +47,7 @@ def run(page, chosen=None):
     runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
 
     with np.errstate():  # a page may change what NumPy warns of
-        for line, block in blocks(page) if chosen is None else chosen:
+        for line, block, shown in blocks(page) if chosen is None else chosen:
             if ">>>" in block:
                 example = doctest.DocTestParser().get_doctest(
                     block, names, page.name, str(page), line
@@ -50,6 +55,9 @@ def run(page, chosen=None):
                 runner.run(example, out=told.append, clear_globs=False)
                 names = example.globs
             else:
-                exec(compile("\n" * line + block, str(page), "exec"), names)
+                with contextlib.redirect_stdout(io.StringIO()) as printed:
+                    exec(compile("\n" * line + block, str(page), "exec"), names)
+                if shown is not None:
+                    assert printed.getvalue().split("\n") == shown.split("\n")
 
     assert runner.failures == 0, "".join(told)

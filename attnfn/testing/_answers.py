@@ -1,6 +1,7 @@
 """What a function answers to a case, and how it behaves while it does."""
 
 import warnings
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from ._libraries import Library
 from ._subject import Subject
 
 __all__ = ["Answer", "absent_from", "answer"]
+
+#: Characters of what an exception says.
+MOST_SAID = 160
 
 
 class Answer(NamedTuple):
@@ -86,7 +90,8 @@ def _arrays_in(options: dict[str, Any]) -> list[Array]:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    said = [type(error).__name__, *(shorten(line, MOST_SAID) for line in lines[:1])]
+    return ": ".join(said)
 
 
 def _read(case: Case, out: Any, lse: Any, dtype: str) -> Answer:

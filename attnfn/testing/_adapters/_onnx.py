@@ -168,14 +168,18 @@ def _model(
 
     last = max(i for i, name in enumerate(names) if name in feeds)
     inputs = [name if name in feeds else "" for name in names[: last + 1]]
-    node = helper.make_node("Attention", inputs, ["Y"], **attributes)
+    present = ["present_key", "present_value"] if "past_key" in feeds else []
+    node = helper.make_node("Attention", inputs, ["Y", *present], **attributes)
     values = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
         for name, x in feeds.items()
     ]
-    result = helper.make_tensor_value_info("Y", values[0].type.tensor_type.elem_type, None)
-    graph = helper.make_graph([node], "attention", values, [result])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    kind = values[0].type.tensor_type.elem_type
+    results = [helper.make_tensor_value_info(name, kind, None) for name in ("Y", *present)]
+    graph = helper.make_graph([node], "attention", values, results)
+    # The package's own version of the form is newer than what runtimes read.
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def _reference(model: Any, inputs: Mapping[str, Array]) -> list[Array]:
