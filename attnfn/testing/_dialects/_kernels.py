@@ -19,6 +19,7 @@ DIALECTS = (
         features=_FLASH,
         notes=(
             "Bottom-right since version 2.1; top-left before.",
+            "Where keys are split, the log-sum-exp of an empty row is -inf.",
             "The log-sum-exp has no gradient.",
         ),
     ),
@@ -28,7 +29,7 @@ DIALECTS = (
         conventions=Conventions(alignment="bottom_right", hidden_value="leaks"),
         signature=flash_attention_like,
         evidence="from source",
-        source="Dao-AILab/flash-attention hopper/softmax.h at 0251105a",
+        source="Dao-AILab/flash-attention hopper/softmax.h at 2291ed13",
         features=_FLASH,
     ),
     Dialect(
@@ -37,7 +38,7 @@ DIALECTS = (
         conventions=Conventions(alignment="bottom_right", softcap="after_bias", lse_base="2"),
         signature=flashinfer_like,
         evidence="from source",
-        source="flashinfer-ai/flashinfer include/flashinfer/attention/variants.cuh at fb28d724",
+        source="flashinfer-ai/flashinfer include/flashinfer/attention/variants.cuh at 057a39ec",
         features=frozenset(
             {"mask", "is_causal", "window_size", "scale", "softcap", "groups", "lse"}
         ),
@@ -52,7 +53,7 @@ DIALECTS = (
         conventions=Conventions(alignment="top_left"),
         signature=xformers_like,
         evidence="from source",
-        source="facebookresearch/xformers xformers/ops/fmha/attn_bias.py at ca6d2aa0",
+        source="facebookresearch/xformers xformers/ops/fmha/attn_bias.py at v0.0.35",
         features=frozenset({"mask", "bias", "is_causal", "scale", "groups", "lse"}),
         notes=(
             "LowerTriangularMask is aligned top-left, ...FromBottomRightMask bottom-right.",
