@@ -93,8 +93,10 @@ def _product(a: np.ndarray, b: np.ndarray, /) -> np.ndarray:
     """Multiply matrices, one term of the sums after another."""
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     out = np.zeros((*batch, a.shape[-2], b.shape[-1]), a.dtype)
+    term = np.empty_like(out)
     for i in range(a.shape[-1]):
-        out += a[..., :, i, None] * b[..., None, i, :]
+        np.multiply(a[..., :, i, None], b[..., None, i, :], out=term)
+        out += term
     return out
 
 

@@ -26,9 +26,10 @@ class Precision(NamedTuple):
 
 
 # Devices flush float32's denormal numbers to zero, and compute with those of float16. Kernels
-# stop at weights of e^-80, since products with denormal numbers take long. In float64 the limit
-# is ours: the square of a unit must not vanish.
-_FLOAT32 = (2.0**-126, 2.0**-115)
+# stop at weights of e^-80, since products with denormal numbers take long; and where nothing
+# is subtracted from scores near 0, an exponential of 2^-126 is still to be divided by a sum. In
+# float64 the limit is ours: the square of a unit must not vanish.
+_FLOAT32 = (2.0**-126, 2.0**-64)
 PRECISIONS = {
     precision.name: precision
     for precision in (
