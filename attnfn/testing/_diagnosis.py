@@ -28,11 +28,14 @@ def diagnose(asked: list[Asked], conventions: Conventions) -> tuple[Diagnosis, .
     predictions = Predictions(judged)
     possible = [h for h in hypotheses(conventions) if _is_possible(h, judged)]
     sets, unexplained = Search(predictions, possible).smallest()
+    features = _features([judged[i] for i in unexplained])
     if sets:
-        first = sets[0]
+        wrong = _features([x for x in judged if x.misses])
+        is_minor = 2 * len(features) <= len(wrong)
+        # What says only roughly what answers are accounts for few of them by chance.
+        first = [h for h in sets[0] if is_minor or not h.is_rough]
         found += [_diagnosis(h, sets, predictions) for h in first]
     if unexplained:
-        features = _features([judged[i] for i in unexplained])
         text = "no mistake that is known, nor a few of them, gives these answers"
         found.append(Diagnosis("unexplained", text, features))
     return tuple(found)
@@ -48,7 +51,7 @@ def _of_form(asked: list[Asked]) -> Iterator[Diagnosis]:
 
 def _is_of_form(asked: Asked) -> bool:
     """Return whether the form of an answer alone is wrong, or so wrong that nothing is said."""
-    is_comparable = all(miss.at or not miss.got.ndim for miss in asked.misses)
+    is_comparable = all(miss.got.shape == miss.wanted.shape for miss in asked.misses)
     return not is_comparable or (bool(asked.answer.faults) and not asked.misses)
 
 

@@ -84,7 +84,7 @@ _SHOWN_BY: dict[str, tuple[frozenset[str], str]] = {
     "bias": (frozenset({"bias"}), ""),
     "softcap": (frozenset({"softcap"}), ""),
     "lengths": (frozenset({"lengths"}), ""),
-    "empty_row": (frozenset(), ""),
+    "empty_row": (_HIDING, ""),
     "biased_row": (frozenset({"bias"}), ""),
     "empty_lse": (frozenset(), "lse"),
     "lse_base": (frozenset(), "lse"),
@@ -105,6 +105,10 @@ def _other_conventions(conventions: Conventions) -> Iterator[Hypothesis]:
             is_same = is_same or chosen == getattr(conventions, question)
             if not is_same and name not in _NO_MISTAKES:
                 yield Hypothesis(name, needs=needs, asks=asks)
+    for chosen in ("uniform", "nan"):
+        if chosen != conventions.empty_row:
+            # Also where it is the bias that hides all, or where there are no keys.
+            yield Hypothesis(f"empty_row: {chosen}", "whatever empties it")
 
 
 #: Mistakes by the option without which they do not show.

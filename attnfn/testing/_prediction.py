@@ -168,7 +168,8 @@ def _widened(
         return tolerance
     if low.which == "sums":
         is_long = asked.case.feature == "long_sums"
-        values = np.abs(trace.v[np.isfinite(trace.v)]).max(initial=0.0)
+        # A sum that has come to its end is too small by any factor up to the number of keys.
+        values = np.abs(trace.v[np.isfinite(trace.v)]).max(initial=0.0) * trace.v.shape[-2]
         return float(max(_ROUGH * tolerance, values if is_long else 0.0))
     question = asked.question
     wider = tolerance_of(asked.case, question.model, question.trace, low.which)

@@ -93,6 +93,8 @@ class Search:
         yield from found
         if found or size < 2:
             return
+        # Two mistakes do not undo one another where neither has shown so far.
+        options = [h for h in options if self._fits_before(number, (*supposed, h))]
         alike = self._alike(number, supposed, options)
         for i, some in enumerate(alike):
             for others in alike[i:]:
@@ -144,8 +146,9 @@ class Search:
         return None
 
     def _fits_up_to(self, number: int, supposed: Supposed) -> bool:
-        if not self.predictions.fit(number, supposed):
-            return False
+        return self.predictions.fit(number, supposed) and self._fits_before(number, supposed)
+
+    def _fits_before(self, number: int, supposed: Supposed) -> bool:
         return all(
             self.predictions.fit(i, supposed) for i in range(number) if i not in self.left_out
         )

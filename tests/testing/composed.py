@@ -96,8 +96,20 @@ SYNONYMS = {
 
 #: What is true as well where a mistake is made.
 TRUE_BESIDE = {
-    "mask_finite": ("empty_row: uniform", "empty_lse: finite", "hidden_key: leaks"),
+    "mask_finite": (
+        "empty_row: uniform",
+        "empty_lse: finite",
+        "hidden_key: leaks",
+        "hidden_value: leaks",
+    ),
     "softmax_base_2": ("lse_base: 2",),
+    "output_dtype": ("low_precision",),  # of float64
+}
+
+#: What shows in the log-sum-exp or in the arguments, though the output is 0.
+SHOWS_BESIDE_ZEROS = {
+    *("sinks", "lse", "sinks in the lse", "lse of empty rows"),
+    *("inputs", "result"),
 }
 
 #: Only where all scores of a row are there at once.
@@ -165,7 +177,7 @@ def attention_with_lse(recipe, query, key, value, /, **options):
 
     scores = _scores(recipe, q, k, v, options)
     allowed = _allowed(recipe, scores.shape, options) & (scores != -np.inf)
-    if not has("hidden_value: leaks"):
+    if not has("hidden_value: leaks") and not has("mask_finite"):
         v = np.where(allowed.any(axis=-2)[..., None], v, 0)
     if has("mask_after_softmax"):
         v = np.where(np.isfinite(v), v, 0)
@@ -378,7 +390,9 @@ def _shares(recipe, scores, top):
 def _divided(recipe, top, total, counted, summed, share, options):
     """Bring in the sinks, divide, and take the logarithm."""
     has = recipe.faults.__contains__
-    sinks = None if has("sinks_ignored") else options.get("sinks")
+    # A sink is one of the keys of a row: over another axis it is none.
+    is_ignored = counted is None or has("sinks_ignored")
+    sinks = None if is_ignored else options.get("sinks")
     log, power = (np.log2, np.exp2) if has("softmax_base_2") else (np.log, np.exp)
     sum_of_keys, top_of_keys = total, np.where(top == -np.inf, 0, top)
     if sinks is not None:
@@ -392,10 +406,8 @@ def _divided(recipe, top, total, counted, summed, share, options):
         )
         new_top = np.where(total == 0, sinks, np.maximum(top, sinks))
         shrink = np.where(total == 0, 0, power(top_of_keys - new_top))
-        counted = None if counted is None else counted * shrink
-        before = total * shrink
-        total, top = before + power(sinks - new_top), new_top
-        summed = summed * shrink if counted is not None else summed * (before / total)
+        counted, summed = counted * shrink, summed * shrink
+        total, top = total * shrink + power(sinks - new_top), new_top
     lse = log(total) + np.where(top == -np.inf, 0, top)
     if has("lse_sinks: excluded"):
         lse = log(sum_of_keys) + top_of_keys
@@ -528,14 +540,21 @@ def results(recipe):
 
 
 def expected(recipe):
-    """Return the faults without which a recipe would compute something else."""
+    """Return the faults without which a recipe would compute something else.
+
+    Where the output is 0, most would show in the log-sum-exp alone, of options for which nobody
+    asks it: they count as hidden.
+    """
     found = results(recipe)
 
     def shows(fault):
         others = results(replace(recipe, faults=recipe.faults - {fault}))
         return not all(map(_same, found, others))
 
-    return {fault for fault in recipe.faults if shows(fault)}
+    faults = recipe.faults
+    if "output_zero" in faults:
+        faults = {f for slot in SHOWS_BESIDE_ZEROS for f in SLOTS[slot]} & faults
+    return {fault for fault in faults if shows(fault)}
 
 
 def _same(x, y):

@@ -7,7 +7,7 @@ import pytest
 from oracle import oracle, oracle_gradients
 from support import asarray, to_numpy
 from testing.gallery import GALLERY
-from testing.naming import check
+from testing.naming import check, naming_of
 
 from attnfn.testing._faults import FAULTS
 from attnfn.testing._translate import translated
@@ -175,7 +175,9 @@ class TestNames:
         for name in mutant.expected + mutant.also:
             for one in name.split("|"):
                 field, colon, _ = one.partition(": ")
-                assert one in FAULTS or (colon and field in mutant.conventions._fields), one
+                assert one in {*FAULTS, "unexplained"} or (
+                    colon and field in mutant.conventions._fields
+                ), one
         assert len(mutant.why) > 20
 
     def test_every_fault_has_a_mutant(self):
@@ -184,12 +186,20 @@ class TestNames:
         assert set(FAULTS) - named == set()
 
 
+#: Found, named, and something beside it called unexplained: gradients of another formula.
+NOT_QUITE_NAMED = {"einsum_softmax_over_queries"}
+
+
 class TestItsBug:
     @mutants
     @pytest.mark.filterwarnings("ignore")  # overflow and NaN are what some are about
-    def test_it_is_found(self, mutant):
+    def test_it_is_found_and_called_by_its_name(self, mutant):
         namespace_of(mutant.library)
 
         report = check(mutant)
 
-        assert not report.is_right
+        naming = naming_of(report, mutant.expected, mutant.also)
+        assert naming.is_found
+        assert not naming.missing, str(report)
+        if mutant.name not in NOT_QUITE_NAMED:
+            assert not naming.wrong, str(report)

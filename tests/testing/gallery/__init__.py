@@ -2,6 +2,7 @@
 
 from . import (  # noqa: F401  each file enters its mutants
     dropout,
+    further,
     gradients,
     heads,
     masks,

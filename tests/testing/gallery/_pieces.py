@@ -1,8 +1,18 @@
 """Steps that a mutant in NumPy gets right, so that it is wrong in one place alone."""
 
+import math
+
 import numpy as np
 
-__all__ = ["grouped", "hidden", "key_of", "positions", "softmax"]
+__all__ = [
+    "grouped",
+    "hidden",
+    "key_of",
+    "positions",
+    "softmax",
+    "torch_attention",
+    "torch_scores",
+]
 
 
 def grouped(x, num_heads):
@@ -45,3 +55,33 @@ def softmax(scores, sinks=None):
     with np.errstate(divide="ignore"):
         lse = (np.log(total) + top)[..., 0]
     return shares / np.where(total == 0, 1, total), lse
+
+
+def torch_attention(scores, value, mask):
+    """Return the output and the log-sum-exp, with gradients that are numbers."""
+    import torch
+
+    value = torch.repeat_interleave(value, scores.shape[-3] // value.shape[-3], dim=-3)
+    if mask is not None:
+        seen = torch.broadcast_to(mask, scores.shape).any(dim=-2)[..., None]
+        value = torch.where(seen, value, 0.0)
+        scores = torch.where(mask, scores, -math.inf)
+    top = scores.detach().amax(dim=-1, keepdim=True)
+    top = torch.where(top == -math.inf, 0.0, top)
+    shares = torch.exp(scores - top)
+    total = shares.sum(dim=-1, keepdim=True)
+    empty = total == 0
+    total = torch.where(empty, 1.0, total)
+    lse = torch.where(empty, -math.inf, top + torch.log(total))[..., 0]
+    return shares / total @ value, lse
+
+
+def torch_scores(query, key, mask=None):
+    """Return the scaled scores; with a mask, keys that no query sees are emptied."""
+    import torch
+
+    key = torch.repeat_interleave(key, query.shape[-3] // key.shape[-3], dim=-3)
+    if mask is not None:
+        shape = (*query.shape[:-1], key.shape[-2])
+        key = torch.where(torch.broadcast_to(mask, shape).any(dim=-2)[..., None], key, 0.0)
+    return query @ key.mT / math.sqrt(query.shape[-1])

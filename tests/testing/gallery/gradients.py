@@ -6,7 +6,15 @@ import math
 import numpy as np
 
 from ._mutant import GALLERY, Mutant, mutant
-from ._pieces import grouped, hidden, key_of, positions, softmax
+from ._pieces import (
+    grouped,
+    hidden,
+    key_of,
+    positions,
+    softmax,
+    torch_attention,
+    torch_scores,
+)
 
 # In NumPy: a forward pass, and a backward pass that computes the weights again, as kernels do
 
@@ -198,34 +206,6 @@ _by_hand(
 # By autograd
 
 
-def _torch_attention(scores, value, mask):
-    import torch
-
-    value = torch.repeat_interleave(value, scores.shape[-3] // value.shape[-3], dim=-3)
-    if mask is not None:
-        seen = torch.broadcast_to(mask, scores.shape).any(dim=-2)[..., None]
-        value = torch.where(seen, value, 0.0)
-        scores = torch.where(mask, scores, -math.inf)
-    top = scores.detach().amax(dim=-1, keepdim=True)
-    top = torch.where(top == -math.inf, 0.0, top)
-    shares = torch.exp(scores - top)
-    total = shares.sum(dim=-1, keepdim=True)
-    empty = total == 0
-    total = torch.where(empty, 1.0, total)
-    lse = torch.where(empty, -math.inf, top + torch.log(total))[..., 0]
-    return shares / total @ value, lse
-
-
-def _torch_scores(query, key, mask=None):
-    import torch
-
-    key = torch.repeat_interleave(key, query.shape[-3] // key.shape[-3], dim=-3)
-    if mask is not None:
-        shape = (*query.shape[:-1], key.shape[-2])
-        key = torch.where(torch.broadcast_to(mask, shape).any(dim=-2)[..., None], key, 0.0)
-    return query @ key.mT / math.sqrt(query.shape[-1])
-
-
 @mutant(
     "gradient_without_lse",
     why="the lse is saved for the backward pass, returned, and marked as not differentiable",
@@ -234,7 +214,7 @@ def _torch_scores(query, key, mask=None):
     returns_lse=True,
 )
 def lse_detached(query, key, value, /, *, mask=None, bug=True):
-    out, lse = _torch_attention(_torch_scores(query, key, mask), value, mask)
+    out, lse = torch_attention(torch_scores(query, key, mask), value, mask)
     return out, (lse.detach() if bug else lse)
 
 
@@ -244,10 +224,10 @@ def lse_detached(query, key, value, /, *, mask=None, bug=True):
     library="torch",
 )
 def bias_detached(query, key, value, /, *, bias=None, bug=True):
-    scores = _torch_scores(query, key)
+    scores = torch_scores(query, key)
     if bias is not None:
         scores = scores + (bias.detach() if bug else bias)
-    return _torch_attention(scores, value, None)[0]
+    return torch_attention(scores, value, None)[0]
 
 
 @mutant(
@@ -259,9 +239,9 @@ def bias_detached(query, key, value, /, *, bias=None, bug=True):
 def nan_replaced_too_late(query, key, value, /, *, mask=None, bug=True):
     import torch
 
-    scores = _torch_scores(query, key, mask)
+    scores = torch_scores(query, key, mask)
     if mask is None or not bug:
-        return _torch_attention(scores, value, mask)[0]
+        return torch_attention(scores, value, mask)[0]
     value = torch.repeat_interleave(value, scores.shape[-3] // value.shape[-3], dim=-3)
     seen = torch.broadcast_to(mask, scores.shape).any(dim=-2)[..., None]
     weights = torch.softmax(scores + torch.where(mask, 0.0, -math.inf), dim=-1)
@@ -292,7 +272,7 @@ def function_without_scale(query, key, value, /, *, mask=None, bug=True):
     if mask is not None:
         shape = (*query.shape[:-1], key.shape[-2])
         key = torch.where(torch.broadcast_to(mask, shape).any(dim=-2)[..., None], key, 0.0)
-    return _torch_attention(Product.apply(query, key), value, mask)[0]
+    return torch_attention(Product.apply(query, key), value, mask)[0]
 
 
 @mutant(

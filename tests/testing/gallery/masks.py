@@ -95,16 +95,17 @@ def mask_transposed(query, key, value, /, *, mask=None, bug=True):
 @mutant(
     "mask_value: -10000|mask_finite",
     why="BERT adds -10000 to hidden scores; other scores of that size are then taken for hidden",
-    also=("empty_row: uniform", "hidden_key: leaks"),
+    also=("empty_row: uniform",),
     dtypes=("float64", "float32"),
+    conventions=Conventions(hidden_key="leaks", hidden_value="leaks"),
 )
 def mask_minus_ten_thousand(query, key, value, /, *, mask=None, bug=True):
     scores = query @ key_of(query, key) / math.sqrt(query.shape[-1])
-    allowed = np.broadcast_to(True if mask is None else mask, scores.shape)
-    hidden_scores, v = hidden(scores, grouped(value, query.shape[-3]), allowed)
-    if bug:
-        hidden_scores = scores + (1.0 - allowed.astype(scores.dtype)) * -10000.0
-    return softmax(hidden_scores)[0] @ v
+    v = grouped(value, query.shape[-3])
+    if mask is not None:
+        added = (1.0 - mask.astype(scores.dtype)) * -10000.0
+        scores = scores + (added if bug else np.where(mask, 0, -np.inf).astype(scores.dtype))
+    return softmax(scores)[0] @ v
 
 
 @mutant(
@@ -112,18 +113,16 @@ def mask_minus_ten_thousand(query, key, value, /, *, mask=None, bug=True):
     why="a constant instead of -inf, lest something become NaN",
     seen_in="flashinfer-ai/flashinfer#4267",
     also=("empty_row: uniform", "empty_lse: finite"),
+    conventions=Conventions(hidden_value="leaks"),
     returns_lse=True,
 )
 def mask_constant(query, key, value, /, *, mask=None, is_causal=False, q_offset=None, bug=True):
     scores = query @ key_of(query, key) / math.sqrt(query.shape[-1])
     p, j = positions(*scores.shape[-2:], q_offset)
     allowed = (j <= p) if is_causal else np.ones_like(j <= p)
-    allowed = np.broadcast_to(allowed if mask is None else allowed & mask, scores.shape)
-    hidden_scores, v = hidden(scores, grouped(value, query.shape[-3]), allowed)
-    if bug:
-        hidden_scores = np.where(allowed, scores, -30000.0)
-    weights, lse = softmax(hidden_scores)
-    return weights @ v, lse
+    allowed = allowed if mask is None else allowed & mask
+    weights, lse = softmax(np.where(allowed, scores, -30000.0 if bug else -np.inf))
+    return weights @ grouped(value, query.shape[-3]), lse
 
 
 @mutant("causal_ignored", why="a flag that reaches the reference and not the kernel")

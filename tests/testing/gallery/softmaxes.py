@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from attnfn.testing._conventions import Conventions
+
 from ._mutant import mutant
 from ._pieces import grouped, hidden, key_of, positions, softmax
 
@@ -194,6 +196,7 @@ def lse_of_shifted_scores(query, key, value, /, *, is_causal=False, q_offset=Non
 @mutant(
     "lse_not_logarithm",
     why="the softmax's denominator is handed out as its lse",
+    also=("empty_lse: zero",),
     returns_lse=True,
 )
 def lse_is_the_sum(query, key, value, /, *, mask=None, bug=True):
@@ -225,18 +228,14 @@ def empty_row_nan(query, key, value, /, *, mask=None, is_causal=False, q_offset=
 @mutant(
     "empty_row: uniform",
     why="the least number of the dtype in place of -inf: all are equal, and each gets its share",
-    also=("mask_finite", "mask_value: -10000"),
+    also=("mask_finite",),
+    conventions=Conventions(hidden_value="leaks"),
 )
 def empty_row_mean(query, key, value, /, *, mask=None, bug=True):
     scores = query @ key_of(query, key) / math.sqrt(query.shape[-1])
     allowed = np.broadcast_to(True if mask is None else mask, scores.shape)
-    right, v = hidden(scores, grouped(value, query.shape[-3]), allowed)
-    if bug:
-        least = np.finfo(scores.dtype).min
-        seen = allowed.any(axis=-2) | ~allowed.any(axis=-1).all(axis=-1)[..., None]
-        v = np.where(seen[..., None], grouped(value, query.shape[-3]), 0)
-        right = np.where(allowed, scores, least)
-    return softmax(right)[0] @ v
+    least = np.finfo(scores.dtype).min if bug else -np.inf
+    return softmax(np.where(allowed, scores, least))[0] @ grouped(value, query.shape[-3])
 
 
 @mutant(

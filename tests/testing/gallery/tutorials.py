@@ -104,13 +104,12 @@ def minus_billion_in_half(query, key, value, /, *, mask=None, bug=True):
     library="torch",
     seen_in="jadore801120/attention-is-all-you-need-pytorch#52",
 )
-def einsum_softmax_over_queries(query, key, value, /, *, bias=None, bug=True):
+def einsum_softmax_over_queries(query, key, value, /, *, bug=True):
     import torch
 
     group = query.shape[-3] // key.shape[-3]
     key, value = (torch.repeat_interleave(x, group, dim=-3) for x in (key, value))
     energy = torch.einsum("...qd,...kd->...qk", query, key) / query.shape[-1] ** 0.5
-    energy = energy if bias is None else energy + bias
     attention = torch.softmax(energy, dim=-2 if bug else -1)
     return torch.einsum("...qk,...kd->...qd", attention, value)
 
