@@ -196,6 +196,13 @@ def dialects(session):
         session.run("pytest", *chosen, *session.posargs, env={"KERAS_BACKEND": backend})
 
 
+@nox.session(default=False)
+def conformance(session):
+    """Ask other packages again, some minutes long, and write what they do into the docs."""
+    install(session, "dialects", "-e.", torch=True)
+    session.run("python", "docs/make_conformance_reports.py", *session.posargs)
+
+
 @nox.session
 def bench_quick(session):
     """Run the benchmark's code on tiny arrays, so that it works when it is needed."""
