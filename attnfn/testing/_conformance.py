@@ -128,7 +128,7 @@ def check_attention(
         again = partial(ask, subject, chosen, conventions=conventions, dtype=row.dtype)
         if wrong.misses:
             wrong = shrunk(wrong, again, attempts)
-        return example_of(wrong, subject.name, chosen.name)
+        return example_of(wrong, _called(function, held_to), chosen.name)
 
     shown = _to_be_shown(rows, diagnoses)
     return ConformanceReport(
@@ -139,6 +139,15 @@ def check_attention(
         diagnoses=diagnoses,
         notes=notes,
     )
+
+
+def _called(function: Any, dialect: Dialect) -> str:
+    """Return the code that asks a function in attnfn's axes and option names."""
+    if isinstance(function, Subject):
+        return "subject.attention"
+    name = getattr(function, "__name__", "function")
+    signature = getattr(dialect.signature, "__name__", "adapter")
+    return name if signature == "attnfn_like" else f"{signature}({name}).attention"
 
 
 #: How often a library is asked again to find a smaller input: each shape compiles on JAX.

@@ -19,8 +19,8 @@ _NUMPY = ("import numpy as np", "np.asarray")
 MOST_NUMBERS = 400
 
 
-def example_of(asked: Asked, name: str, library: str) -> str:
-    """Return the case as code, and the row that is wrong."""
+def example_of(asked: Asked, called: str, library: str) -> str:
+    """Return the case as code that calls what is `called`, and the row that is wrong."""
     case, dtype = asked.case, asked.question.dtype
     first, make = _IMPORTS.get(library, _NUMPY)
     xp = make.partition(".")[0]
@@ -33,7 +33,9 @@ def example_of(asked: Asked, name: str, library: str) -> str:
         lines += [f"{n} = {_written(x, make, xp, dtype)}" for n, x in arrays.items()]
     given = ["query", "key", "value"]
     given += [f"{n}={_option(n, x)}" for n, x in case.options.items()]
-    lines.append(f"{name}({', '.join(given)})")
+    if called.endswith(".attention") and asked.misses and asked.misses[0].part == "lse":
+        called += "_with_lse"
+    lines.append(f"{called}({', '.join(given)})")
     return "\n".join([*lines, *_comments(asked)])
 
 

@@ -19,10 +19,12 @@ def first_mask(query, key, value, /, *, mask=None):
     return e / np.where(total == 0, 1, total) @ value
 
 
+SUBJECT = Subject(first_mask, frozenset({"mask"}), name="first_mask")
+
+
 @pytest.fixture(scope="module")
 def report():
-    subject = Subject(first_mask, frozenset({"mask"}), name="first_mask")
-    return check_attention(subject, features=("plain", "mask", "mask_per_head", "causal"))
+    return check_attention(SUBJECT, features=("plain", "mask", "mask_per_head", "causal"))
 
 
 class TestReport:
@@ -34,13 +36,25 @@ class TestReport:
     def test_shows_a_small_input_that_runs(self, report):
         row = next(row for row in report.rows if row.feature == "mask_per_head")
         code, _, comment = row.example.partition("# out")
-        names = {"first_mask": first_mask}
+        names = {"subject": SUBJECT}
 
         exec(code, names)
 
         assert names["query"].shape[:3] == (1, 2, 1)
         assert names["key"].shape[-1] == 1
         assert "which may attend to" in comment
+
+    @pytest.mark.parametrize(
+        ("dialect", "called"),
+        [(None, "attention(query"), ("torch_sdpa", "torch_like(attention).attention(query")],
+    )
+    def test_calls_the_function_as_it_was_asked(self, dialect, called):
+        def attention(query, key, value, is_causal=False):
+            return np.zeros_like(query[..., : value.shape[-1]])
+
+        report = check_attention(attention, dialect=dialect, features=("plain",))
+
+        assert f"\n{called}, key, value)\n" in report.rows[0].example
 
     def test_fits_a_terminal(self, report):
         lines = [line for line in str(report).splitlines() if not line.startswith("    ")]
