@@ -1,6 +1,7 @@
 """What pytest loads in any case: the options of ``pytest --attention``, nothing of attnfn."""
 
-# Not in the package, whose import would load NumPy in every run of pytest.
+# Installed beside the package as `_attnfn_pytest`: importing the package would load NumPy in
+# every run of pytest.
 
 from typing import Any
 
