@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from attnfn.testing import DIALECTS, Conventions
-from attnfn.testing._conventions import CHOICES
+from attnfn.testing._dialects._conventions import CHOICES
 
 PAGE = Path(__file__).with_name("dialects.md")
 

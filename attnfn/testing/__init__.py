@@ -21,17 +21,17 @@ from ._adapters import (
     x_transformers_like,
     xformers_like,
 )
-from ._bound import error_bound
-from ._cases import FEATURES
-from ._close import assert_attention_close
-from ._conformance import check_attention
-from ._conventions import Conventions
-from ._dialect import Dialect
 from ._dialects import DIALECTS
-from ._identify import DialectReport, identify_dialect
-from ._oracle import oracle, oracle_vjp, oracle_weights, oracle_with_lse
-from ._report import ConformanceReport
+from ._dialects._conventions import Conventions
+from ._dialects._dialect import Dialect
+from ._questions._cases import FEATURES
+from ._reference._oracle import oracle, oracle_vjp, oracle_weights, oracle_with_lse
+from ._rounding._bound import error_bound
+from ._rounding._close import assert_attention_close
 from ._subject import OPTIONS, Subject
+from ._verdicts._conformance import check_attention
+from ._verdicts._identify import DialectReport, identify_dialect
+from ._verdicts._report import ConformanceReport
 
 __all__ = [
     "DIALECTS",

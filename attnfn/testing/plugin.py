@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from ._cases import FEATURES, cases_of
 from ._checks import check_dialect, check_features
-from ._conformance import check_attention, subject_of
 from ._dialects import DIALECTS
-from ._libraries import library_of
-from ._report import Row, table
+from ._questions._cases import FEATURES, cases_of
 from ._subject import Subject
+from ._verdicts._conformance import check_attention, subject_of
+from ._verdicts._libraries import library_of
+from ._verdicts._report import Row, table
 
 __all__ = ["Attention", "AttentionFeatures", "AttentionTest"]
 

@@ -17,9 +17,17 @@ except ImportError as error:
 from .._backend import chosen_namespace
 from .._checks import check_choice, check_has_dtype, check_integer
 from .._typing import Namespace
-from ._drawn_arrays import LAYOUTS, NUMBERS, Draw, drawn_array, drawn_shapes, laid_out, put
-from ._drawn_options import drawn_bools, drawn_options
-from ._precision import precision_of
+from ._drawing._drawn_arrays import (
+    LAYOUTS,
+    NUMBERS,
+    Draw,
+    drawn_array,
+    drawn_shapes,
+    laid_out,
+    put,
+)
+from ._drawing._drawn_options import drawn_bools, drawn_options
+from ._rounding._precision import precision_of
 
 __all__ = [
     "FEATURES",

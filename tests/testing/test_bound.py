@@ -8,9 +8,9 @@ from support import asarray, to_numpy
 
 import attnfn as af
 from attnfn.testing import error_bound, oracle
-from attnfn.testing._call import read
-from attnfn.testing._plain import plain
-from attnfn.testing._precision import PRECISIONS, rounded
+from attnfn.testing._reference._call import read
+from attnfn.testing._rounding._plain import plain
+from attnfn.testing._rounding._precision import PRECISIONS, rounded
 
 HALVES = ("float16", "bfloat16")
 

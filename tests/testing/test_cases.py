@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from attnfn.testing import DIALECTS, FEATURES, oracle_vjp, oracle_with_lse
-from attnfn.testing._case import posed
-from attnfn.testing._cases import cases_of
-from attnfn.testing._conventions import Conventions
-from attnfn.testing._hypotheses import Hypothesis, hypotheses
-from attnfn.testing._judgement import is_near, question_of, wanted_parts
-from attnfn.testing._model import Model
-from attnfn.testing._simulate import simulate
-from attnfn.testing._simulated_gradients import simulate_gradients
-from attnfn.testing._translate import translated
+from attnfn.testing._diagnosis._hypotheses import Hypothesis, hypotheses
+from attnfn.testing._dialects._conventions import Conventions
+from attnfn.testing._dialects._translate import translated
+from attnfn.testing._questions._case import posed
+from attnfn.testing._questions._cases import cases_of
+from attnfn.testing._simulation._model import Model
+from attnfn.testing._simulation._simulate import simulate
+from attnfn.testing._simulation._simulated_gradients import simulate_gradients
+from attnfn.testing._verdicts._judgement import is_near, question_of, wanted_parts
 
 CLEAN = {"hidden_key": "kept_out", "hidden_value": "kept_out", "softmax_dtype": "own"}
 #: Each set of conventions that some implementation has, once.

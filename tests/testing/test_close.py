@@ -17,8 +17,8 @@ from support import asarray
 
 import attnfn as af
 from attnfn.testing import assert_attention_close, oracle
-from attnfn.testing._compare import compare
-from attnfn.testing._precision import PRECISIONS, rounded
+from attnfn.testing._rounding._compare import compare
+from attnfn.testing._rounding._precision import PRECISIONS, rounded
 
 #: Long enough that one key of 64 is a small part of every row.
 FAULTY = Shapes((2, 4, 5, 16), (2, 2, 64, 16), (2, 2, 64, 8))

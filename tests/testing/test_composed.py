@@ -10,9 +10,9 @@ from testing.composed import Recipe
 from testing.composed_gradients import GradientRecipe
 from testing.naming import naming_of
 
-from attnfn.testing._conventions import Conventions
-from attnfn.testing._faults import FAULTS
-from attnfn.testing._translate import translated
+from attnfn.testing._diagnosis._faults import FAULTS
+from attnfn.testing._dialects._conventions import Conventions
+from attnfn.testing._dialects._translate import translated
 
 
 def faults_of(slots):

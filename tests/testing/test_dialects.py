@@ -9,8 +9,8 @@ from support import to_numpy
 
 import attnfn as af
 from attnfn.testing import DIALECTS, OPTIONS, Conventions, Dialect
-from attnfn.testing._conventions import CHOICES
-from attnfn.testing._translate import translated
+from attnfn.testing._dialects._conventions import CHOICES
+from attnfn.testing._dialects._translate import translated
 
 CASES = cases()
 #: What shows no convention: what no case can be asked of all.

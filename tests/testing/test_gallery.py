@@ -9,8 +9,8 @@ from support import asarray, to_numpy
 from testing.gallery import GALLERY
 from testing.naming import check, naming_of
 
-from attnfn.testing._faults import FAULTS
-from attnfn.testing._translate import translated
+from attnfn.testing._diagnosis._faults import FAULTS
+from attnfn.testing._dialects._translate import translated
 
 BATCH, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, VALUE_DIM = 2, 4, 2, 5, 3
 

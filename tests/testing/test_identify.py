@@ -5,7 +5,7 @@ import pytest
 
 import attnfn as af
 from attnfn.testing import DIALECTS, Subject, attnfn_like, identify_dialect, torch_like
-from attnfn.testing._translate import translated
+from attnfn.testing._dialects._translate import translated
 
 
 def speaking(name, options):

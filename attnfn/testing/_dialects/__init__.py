@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from .._dialect import Dialect
 from . import _frameworks, _kernels, _models, _specifications
+from ._dialect import Dialect
 
 __all__ = ["DIALECTS"]
 

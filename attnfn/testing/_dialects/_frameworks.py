@@ -14,9 +14,9 @@ from .._adapters import (
     torch_like,
     torch_multi_head_like,
 )
-from .._conventions import Conventions
-from .._dialect import Dialect
 from .._subject import OPTIONS
+from ._conventions import Conventions
+from ._dialect import Dialect
 
 __all__ = ["DIALECTS"]
 

@@ -1,8 +1,8 @@
 """Dialects of libraries of kernels."""
 
 from .._adapters import flash_attention_like, flashinfer_like, splash_like, xformers_like
-from .._conventions import Conventions
-from .._dialect import Dialect
+from ._conventions import Conventions
+from ._dialect import Dialect
 
 __all__ = ["DIALECTS"]
 

@@ -3,8 +3,8 @@
 from functools import partial
 
 from .._adapters import hf_eager_like, x_transformers_like
-from .._conventions import Conventions
-from .._dialect import Dialect
+from ._conventions import Conventions
+from ._dialect import Dialect
 
 __all__ = ["DIALECTS"]
 

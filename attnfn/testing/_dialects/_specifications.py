@@ -1,8 +1,8 @@
 """Dialects of ONNX and its runtime."""
 
 from .._adapters import onnx_like, ort_group_query_like
-from .._conventions import Conventions
-from .._dialect import Dialect
+from ._conventions import Conventions
+from ._dialect import Dialect
 
 __all__ = ["DIALECTS"]
 

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnfn.testing._conventions import Conventions
+from attnfn.testing._dialects._conventions import Conventions
 from attnfn.testing._subject import OPTIONS, Subject
 
 __all__ = ["GALLERY", "Mutant", "mutant"]

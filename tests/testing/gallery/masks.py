@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from attnfn.testing._conventions import Conventions
+from attnfn.testing._dialects._conventions import Conventions
 
 from ._mutant import mutant
 from ._pieces import grouped, hidden, key_of, positions, softmax

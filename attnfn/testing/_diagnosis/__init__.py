@@ -1,0 +1,1 @@
+"""Why answers are wrong: the mistakes that predict them."""

@@ -1,0 +1,1 @@
+"""Problems drawn at random, for `strategies`."""

@@ -1,0 +1,1 @@
+"""What a function is asked: cases on which conventions and mistakes are far apart."""

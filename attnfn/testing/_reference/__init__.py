@@ -1,0 +1,1 @@
+"""What is right: attention by plain formula, one query at a time."""

@@ -1,0 +1,1 @@
+"""What an attention with other conventions, or with mistakes, would answer."""

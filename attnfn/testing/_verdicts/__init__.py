@@ -1,0 +1,1 @@
+"""What a function answered, and what is to be said of it."""
