@@ -80,3 +80,44 @@ def test_great_logits_need_room_after_the_scale_alone(xp, monkeypatch):
 
     expected = af.attention(query, key, value, scale=1e25, engine="dense")
     torch.testing.assert_close(out, expected)
+
+
+class TestRowWithNothingAllowed:
+    """PyTorch 2.11 gives cuDNN masks of -65504: such a row then sees everything."""
+
+    @pytest.fixture(autouse=True)
+    def _cudnn(self, monkeypatch):
+        kernel = torch.nn.functional.scaled_dot_product_attention
+
+        def adding(query, key, value, *, attn_mask, **options):
+            return kernel(query, key, value, attn_mask=attn_mask.clamp(min=-65504.0), **options)
+
+        monkeypatch.setattr(
+            "attnfn._backend._torch_kernel.scaled_dot_product_attention", adding
+        )
+
+    @pytest.mark.parametrize("option", ["mask", "bias"])
+    @pytest.mark.parametrize("heads", [(), (1, 3)], ids=["for_all", "per_head"])
+    def test_has_output_and_gradients_zero(self, xp, option, heads):
+        arrays = arrays_of(xp, SHAPES["equal"])
+        allowed = torch.ones((*heads, 50, 50), dtype=torch.bool)
+        allowed[..., 7, :] = False
+        hidden = allowed if option == "mask" else torch.where(allowed, 0.5, -torch.inf)
+
+        found = results(arrays, "native", **{option: hidden})
+
+        assert not found[0][..., 7, :].any()
+        for actual, expected in zip(
+            found, results(arrays, "dense", **{option: hidden}), strict=True
+        ):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+    def test_keeps_its_query_to_itself(self, xp):
+        query, key, value = arrays_of(xp, SHAPES["equal"])
+        query[..., 7, :] = torch.nan
+        mask = torch.ones((50, 50), dtype=torch.bool)
+        mask[7] = False
+
+        found = results((query, key, value), "native", mask=mask)
+
+        assert all(torch.isfinite(x).all() for x in found)

@@ -350,14 +350,20 @@ def _sliced(definition: Any, problem: Any, /) -> Array:
             outs.append(definition.attend(part.problem)[0])
             continue
         q, k, v = _laid_out(part.problem, pads=False)
-        if part.mask is not None:
+        mask, scale = part.mask, part.problem.scale
+        if mask is not None:
+            # What a row gets in which nothing is allowed depends on the kernel that PyTorch
+            # chooses: from cuDNN, on a GPU, what it would get if everything were.
+            is_empty = (mask == -math.inf).all(-1, keepdim=True)
+            q, mask = (torch.where(is_empty, 0.0, x) for x in (q, mask))
             allowed = definition.allowed(part.problem)
             if allowed is not None:
                 k, v = (_without_hidden(part.problem, allowed, x) for x in (k, v))
-        scale = part.problem.scale
         out = scaled_dot_product_attention(
-            q, k, v, attn_mask=part.mask, is_causal=part.is_causal, scale=scale
+            q, k, v, attn_mask=mask, is_causal=part.is_causal, scale=scale
         )
+        if mask is not None:
+            out = torch.where(is_empty, 0.0, out)
         outs.append(out.reshape(*part.problem.shape[:-1], out.shape[-1]))
     return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-2)
 
