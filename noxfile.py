@@ -168,7 +168,12 @@ def models(session):
 def mutants(session):
     """Check attention that is wrong in ways drawn from seeds, and attention that is right."""
     install(session, "tests", "-e.", torch=True)
-    session.run("pytest", "tests/mutants", *session.posargs)
+    figures = "tests/mutants/test_figures.py"
+    session.run(
+        "pytest", "tests/mutants", f"--ignore={figures}", *IN_PARALLEL, *session.posargs
+    )
+    # It prints, and has processes of its own.
+    session.run("pytest", figures, *session.posargs)
 
 
 @nox.session

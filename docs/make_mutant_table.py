@@ -10,7 +10,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "mutants")]
 
 
 def gallery():
-    """Return the table of the gallery; tests/testing/test_gallery.py asserts what it says."""
+    """Return the table of the gallery; tests/mutants asserts what it says."""
     from testing.gallery import GALLERY
 
     rows = [
