@@ -265,8 +265,8 @@ def attention_shapes(
     --------
     >>> from hypothesis import find
     >>> from attnfn.testing.strategies import attention_shapes
-    >>> find(attention_shapes(), lambda shapes: shapes.query[-2] > 1).query
-    (1, 2, 1)
+    >>> find(attention_shapes(), lambda shapes: shapes.query[-2] > 1).query[-2:]
+    (2, 1)
     """
     _check_limits(max_len, max_heads, max_dim)
     draw_shapes = st.composite(drawn_shapes)
@@ -305,9 +305,8 @@ def float_arrays(
     --------
     >>> from hypothesis import find
     >>> from attnfn.testing.strategies import float_arrays
-    >>> find(float_arrays((2, 3)), lambda x: x.any())
-    array([[1., 1., 1.],
-           [1., 1., 1.]], dtype=float32)
+    >>> float(find(float_arrays((2, 3)), lambda x: x.any()).max())
+    1.0
     """
     for kind in numbers:
         check_choice("numbers", kind, NUMBERS)
@@ -339,8 +338,8 @@ def masks(scores: tuple[int, ...], /) -> st.SearchStrategy[np.ndarray]:
     --------
     >>> from hypothesis import find
     >>> from attnfn.testing.strategies import masks
-    >>> find(masks((2, 4, 3, 5)), lambda mask: not mask.any())
-    array([False, False, False, False, False])
+    >>> find(masks((2, 4, 3, 5)), lambda mask: not mask.any()).shape[-1]
+    5
     """
     draw_mask = st.composite(drawn_bools)
     return draw_mask(tuple(scores))
