@@ -20,6 +20,8 @@ class TestMutants:
                 if not (trial.is_found and trial.is_named):
                     print(f"  {trial}")
         assert figures.found == figures.mutants
+        assert figures.missing <= 0.03 * figures.mistakes
+        assert figures.wrong <= 0.05 * figures.names
 
 
 class TestRightAttention:
