@@ -511,7 +511,6 @@ class TestPromotion:
         agree(out, expected, 1e-7)
 
 
-@pytest.mark.usefixtures("without_x64")
 class TestPrecisionOfProducts:
     """On a GPU or a TPU, JAX rounds the factors of a product of float32 unless it is told not to."""
 
@@ -545,6 +544,7 @@ class TestPrecisionOfProducts:
         assert not any("HIGHEST" in line for line in found)
 
 
+@pytest.mark.usefixtures("without_x64")
 class TestWithoutX64:
     """JAX as it comes: no array has 64 bits, and asking for one warns."""
 
