@@ -730,6 +730,7 @@ class TestOpenCalls:
             agree(dense(*spoiled), rows(*spoiled))
             jax.tree.map(agree, dense_gradient(*spoiled), rows_gradient(*spoiled))
 
+    @pytest.mark.free_axes
     def test_may_have_widths_and_heads_that_are_broadcast(self):
         query, key, value = (normal(*s) for s in ((1, 5, 4), (3, 6, 4), (3, 6, 7)))
         value = value.at[1, 2, 3].set(math.inf)
