@@ -221,14 +221,18 @@ def bench_quick(session):
 
 @nox.session(default=False)
 def gpu(session):
-    """Run the tests of PyTorch and JAX, and those of their own kernels, on an NVIDIA GPU."""
+    """Test and time PyTorch and JAX on an NVIDIA GPU; ask their own kernels what they do."""
     # Builds for a GPU are not those of the constraints: whatever is there for this machine.
     tools = nox.project.dependency_groups(PROJECT, "tests")
     session.install("torch", "jax[cuda13]", "-e.", *tools)
     env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     session.run("pytest", "tests/gpu", *session.posargs, env=env)
-    chosen = ["--xp", "torch", "--xp", "jax", "--device", "cuda"]
-    session.run("pytest", *chosen, *IN_PARALLEL, *session.posargs, env=env)
+    # Other files have tests of what a CPU alone does.
+    subjects = ("attention", "cache", "derivatives", "gradients", "masks", "multi_head")
+    files = [f"tests/test_{subject}.py" for subject in subjects]
+    on_device = ("--xp", "torch", "--device", "cuda")
+    session.run("pytest", *on_device, *IN_PARALLEL, *files, *session.posargs, env=env)
+    session.run("python", "tests/gpu/conformance.py", env=env)
     session.run("python", "tests/gpu/speed.py", env=env)
 
 
