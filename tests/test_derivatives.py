@@ -579,10 +579,12 @@ class TestMemory:
         arrays = [normal(xp, 8, self.LENGTH, 8, seed=i, dtype="float32") for i in range(4)]
         of_scores = 4 * 8 * self.LENGTH**2
 
-        peaks = [
-            self.peak_of(lambda: af.attention_vjp(*arrays, **options)),
-            self.peak_of(lambda: af.attention_jvp(arrays[:3], arrays[:3], **options)),
+        calls = [
+            lambda: af.attention_vjp(*arrays, **options),
+            lambda: af.attention_jvp(arrays[:3], arrays[:3], **options),
         ]
+        # The least of three: what else the process does meanwhile only adds.
+        peaks = [min(self.peak_of(call) for _ in range(3)) for call in calls]
 
         assert max(peaks) < of_scores / 4
 
