@@ -531,3 +531,12 @@ class TestOnnxOperator:
 
         assert asked["opset"] == 23
         assert asked["attn_mask"].dtype == bool
+
+
+ADAPTERS = sorted(name for name in testing.__all__ if name.endswith("_like"))
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_every_adapter_refuses_what_cannot_be_called(name):
+    with pytest.raises(TypeError, match=r"^`function` must be something to call; got int\."):
+        getattr(testing, name)(5)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 __all__ = [
+    "check_function",
     "check_is_causal",
     "check_is_free",
     "check_no_groups",
@@ -14,6 +15,17 @@ __all__ = [
     "check_past",
     "check_same_for_heads",
 ]
+
+
+def check_function(function: Any) -> None:
+    """Raise unless there is something to adapt."""
+    if callable(function):
+        return
+    text = (
+        f"`function` must be something to call; got {type(function).__name__}. "
+        f"A Subject needs no adapter."
+    )
+    raise TypeError(text)
 
 
 def check_options(options: Mapping[str, Any], places: Collection[str], name: str) -> None:

@@ -9,7 +9,7 @@ from ..._backend import chosen_namespace, namespace
 from ..._typing import Array, Namespace
 from .._subject import Subject
 from ._call import Call, added, described, folded, unfolded
-from ._checks import check_no_right_side, check_options, check_same_for_heads
+from ._checks import check_function, check_no_right_side, check_options, check_same_for_heads
 from ._parameters import Parameters
 from ._signature import Place, Signature, Vjp, name_of, subject
 
@@ -225,6 +225,7 @@ def xformers_like(
         places["is_causal"] = Place(("attn_bias",), lambda _, __: causal)
 
     signature = Signature(places=places, is_length_first=True)
+    check_function(function)
     return subject(_with_groups(function), signature, returns_lse=returns_lse)
 
 

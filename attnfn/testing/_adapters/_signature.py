@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..._typing import Array
 from .._subject import Subject
 from ._call import Call, added, described, folded, unfolded
-from ._checks import check_is_free, check_options
+from ._checks import check_function, check_is_free, check_options
 from ._parameters import Parameters
 
 __all__ = ["Place", "Signature", "Vjp", "name_of", "subject"]
@@ -129,7 +129,8 @@ def subject(
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Return what a function calls itself."""
+    """Return what a function calls itself; every adapter asks, of something to call."""
+    check_function(function)
     inner = getattr(function, "func", function)  # of a partial
     return getattr(inner, "__name__", type(inner).__name__)
 
