@@ -6,7 +6,7 @@ import numpy as np
 
 from ..._checks import check_choice
 
-__all__ = ["Precision", "precision_of", "rounded"]
+__all__ = ["PRECISIONS", "Precision", "precision_of", "rounded"]
 
 
 class Precision(NamedTuple):

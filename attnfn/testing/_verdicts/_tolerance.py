@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._questions._case import Case
+from .._rounding._precision import PRECISIONS
 from .._simulation._model import Model
 from .._simulation._simulate import Trace
 from .._simulation._simulated_gradients import simulate_gradients
@@ -12,7 +13,7 @@ from .._simulation._simulated_gradients import simulate_gradients
 __all__ = ["UNITS", "Tolerance", "tolerance_of"]
 
 #: Half the distance from 1 to the next number.
-UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+UNITS = {name: precision.unit for name, precision in PRECISIONS.items()}
 
 _FACTOR, _FACTOR_OF_DERIVED = 2, 3
 _HALVES = ("float16", "bfloat16")
