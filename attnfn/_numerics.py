@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from ._backend import constant, exp_or_zero, is_small, known_finite, row_max, row_sum
+from ._backend import constant, exp_or_zero, is_small, known_finite, lowered, row_max, row_sum
 from ._typing import Array, Namespace
 
 __all__ = [
@@ -76,11 +76,18 @@ class Exponentials(NamedTuple):
 
 
 def exponentials(
-    scores: Array, sinks: Array | None, /, *, xp: Namespace, bound: float = math.inf
+    scores: Array,
+    sinks: Array | None,
+    /,
+    *,
+    xp: Namespace,
+    bound: float = math.inf,
+    may_overwrite: bool = False,
 ) -> Exponentials:
     """Return the weights of scores and sinks before they are divided by their total.
 
-    No score but -inf is farther from 0 than the `bound`.
+    No score but -inf is farther from 0 than the `bound`. Where they may be overwritten, NumPy
+    needs no memory for the weights.
     """
     has_near_peaks = sinks is None and is_small(scores)
     if has_near_peaks and bound <= NEAR:
@@ -102,7 +109,8 @@ def exponentials(
     if has_near_peaks:
         peak = xp.where(xp.abs(peak) <= NEAR, 0.0, peak)
 
-    exp = exp_or_zero(scores - peak, xp)
+    below = lowered(scores, peak) if may_overwrite else scores - peak
+    exp = exp_or_zero(below, xp)
     total = row_sum(exp, xp)
     sink_exp = None if sinks is None else xp.exp(sinks - peak)
     if sink_exp is not None:

@@ -49,7 +49,14 @@ def _weights(
     """Return the weights, what they were made of, and which rows are to become NaN."""
     xp = problem.xp
     bound = scores.bound if problem.sinks is None else math.inf
-    row = exponentials(scores.values, problem.sinks, xp=xp, bound=bound)
+    # What a function returned may be an array of its own.
+    row = exponentials(
+        scores.values,
+        problem.sinks,
+        xp=xp,
+        bound=bound,
+        may_overwrite=problem.score_mod is None,
+    )
     weights = divided(row.exp, row.total)
     is_bad = bad_rows(problem, scores, row.empty)
     if scores.allowed is not None and may_have_gradient(weights):

@@ -52,6 +52,7 @@ __all__ = [
     "known_finite",
     "library_name",
     "looks_once",
+    "lowered",
     "map_each",
     "map_heads",
     "map_rows",
@@ -673,6 +674,12 @@ def normal_cdf(x: Array, xp: Namespace) -> Array:
 def divided(x: Array, by: Array) -> Array:
     """Return x / by; `x` itself is given up, which spares NumPy an array of its size."""
     return np.divide(x, by, out=x) if isinstance(x, np.ndarray) else x / by
+
+
+def lowered(x: Array, by: Array) -> Array:
+    """Return x - by; `x` itself is given up, as in `divided`."""
+    in_place = isinstance(x, np.ndarray) and x.shape[:-1] == by.shape[:-1]
+    return np.subtract(x, by, out=x) if in_place else x - by
 
 
 def is_small(x: Array) -> bool:
