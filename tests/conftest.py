@@ -116,4 +116,6 @@ def xp(request, monkeypatch):
         monkeypatch.setattr("attnfn._backend._torch_kernel.MASK_SIZE", 8)
         monkeypatch.setattr("attnfn._backend._torch_tiles.LEAST_ROWS", 1)
         monkeypatch.setattr("attnfn._backend._torch_tiles.MOST_ROWS", 3)
+        monkeypatch.setattr("attnfn._backend._torch_windows.ROWS", 2)
+        monkeypatch.setattr("attnfn._backend._torch_windows.SCORES", 16)
     return load(request.param, request.config.getoption("--device"))

@@ -81,6 +81,67 @@ class TestSlices:
         assert_like_dense(arrays_of(xp, SHAPES[name]), segment_ids=(ids, ids + 1))
 
 
+@by_shape
+class TestBlocks:
+    """A window alone is blocks of rows, of which many are one product of batches."""
+
+    @pytest.mark.parametrize("most", [1.0, 1e3], ids=["bounded", "far"])
+    @pytest.mark.parametrize("offset", [-3, 0, 2])
+    @pytest.mark.parametrize("window", [(2, 0), (0, 0), (1, 2)])
+    def test_are_the_window(self, xp, blocks, name, window, offset, most):
+        query, *rest = arrays_of(xp, SHAPES[name])
+
+        assert_like_dense((query * most, *rest), window_size=window, q_offset=offset)
+
+        assert blocks
+
+    def test_have_their_share_of_sinks(self, xp, blocks, name):
+        sinks = torch.tensor(0.3, dtype=torch.float64)
+
+        assert_like_dense(
+            arrays_of(xp, SHAPES[name]), learned=("sinks",), window_size=(2, 1), sinks=sinks
+        )
+
+        assert blocks
+
+    def test_take_views_with_any_strides(self, xp, blocks, name):
+        arrays = arrays_of(xp, SHAPES[name])
+        turned = [x.mT.contiguous().mT for x in arrays]
+
+        out = af.attention(*turned, window_size=(2, 0), engine="native")
+
+        assert blocks
+        expected = af.attention(*arrays, window_size=(2, 0), engine="dense")
+        torch.testing.assert_close(out, expected)
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e308])
+    def test_of_what_is_not_finite_are_left_to_the_definition(self, xp, blocks, name, bad):
+        query, key, value = (x.clone() for x in arrays_of(xp, SHAPES[name]))
+        key[..., 5, 0] = value[..., 3, 0] = bad
+        query[..., 8, 0] = bad
+
+        out = af.attention(query, key, value, window_size=(1, 0), engine="native")
+
+        expected = af.attention(query, key, value, window_size=(1, 0), engine="dense")
+        torch.testing.assert_close(out, expected, equal_nan=True)
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """The blocks of all windows that were computed as such."""
+    from attnfn._backend import _torch_windows as windows
+
+    computed, attend = [], windows.attend_in_place
+
+    def seen(problem, blocks, *rest):
+        computed.append(blocks)
+        return attend(problem, blocks, *rest)
+
+    monkeypatch.setattr(windows, "attend_in_place", seen)
+    monkeypatch.setattr(windows, "LEAST_BLOCKS", 1)
+    return computed
+
+
 class TestSegments:
     def test_may_have_other_lengths_on_either_side(self, xp):
         arrays = arrays_of(xp, Shapes((2, 7, 4), (2, 12, 4), (2, 12, 4)))

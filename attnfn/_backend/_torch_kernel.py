@@ -1,10 +1,11 @@
 """PyTorch's own kernel, ``scaled_dot_product_attention``, where it keeps to these semantics.
 
 It knows queries, keys, values, a mask that is added, and one causal order. What else there is
-becomes one of these: a window and packed segments are slices, a sink is a factor on the result,
-the gradient of an lse is one more column of the values. What cannot be one of these is done in
-place by tiles of our own: softcap, dropout, offsets by batch, the gradient of a bias, and
-gradients where weights may be denormal numbers, over which the kernel's backward pass crawls.
+becomes one of these: packed segments and a window with a mask are slices, a sink is a factor on
+the result, the gradient of an lse is one more column of the values. What cannot be one of these
+is done in place by tiles of our own: softcap, dropout, offsets by batch, the gradient of a
+bias, and gradients where weights may be denormal numbers, over which the kernel's backward pass
+crawls. A window alone is faster as products of batches of our own than as slices.
 
 It is not careful with what is not finite: 0 * NaN from a hidden key is NaN. Where values may be
 looked at they are, and what is not finite is left to the rows of the definition. Where they may
@@ -145,6 +146,9 @@ def _finite(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
 def _of_many(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
     """Return the results, without the sinks unless tiles are needed."""
     problem = _cast(problem)
+    blocks = None if _needs_tiles(problem) else windows.small_blocks_of(problem)
+    if blocks is not None:
+        return _of_window(definition, problem, blocks)
     # By Cauchy and Schwarz no score exceeds the product of the norms; nor do its parts.
     limit = torch.finfo(problem.dtype).max
     if not norm(problem.q) * norm(problem.k) * max(1.0, abs(problem.scale)) < limit:
@@ -162,6 +166,32 @@ def _of_many(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
         outs, lses = zip(*results, strict=True)
         out, lse = torch.cat(outs, dim=-2), torch.cat(lses, dim=-1)
     return (out, lse) if is_known or all_finite(out) else None
+
+
+def _of_window(
+    definition: Any, problem: Any, blocks: windows.Blocks, /
+) -> tuple[Array, Array] | None:
+    """Return the results of a window in small blocks, but for the ends of the sequence."""
+    most = tiles.greatest(problem)
+    # Neither a score nor the product that is scaled may overflow; NaN is not less either.
+    limit = torch.finfo(problem.dtype).max * min(1.0, abs(problem.scale))
+    if not tiles.LOG2_E * most < limit:
+        return None
+    out = problem.q.new_empty((*problem.shape[:-1], problem.v.shape[-1]))
+    lse = problem.q.new_empty((*problem.shape[:-1], 1))
+    if not windows.attend_in_place(problem, blocks, most, out, lse):
+        return None
+    for first, end in ((0, blocks.start), (blocks.stop, problem.shape[-2])):
+        if first == end:
+            continue
+        keys = definition.visible(problem, first, end - first)
+        edge = definition.narrow(problem, (first, end - first), keys)
+        for part in _parts(definition, edge, ROWS):
+            rows = slice(first + part.rows.start, first + part.rows.stop)
+            out[..., rows, :], lse[..., rows, 0] = _of_part(part)
+            if not all_finite(out[..., rows, :]):
+                return None
+    return out, lse[..., 0]
 
 
 def _of_part(part: _Part, /) -> tuple[Array, Array]:

@@ -13,7 +13,17 @@ import torch
 
 from .._typing import Array
 
-__all__ = ["as_term", "attend", "greatest", "makes_denormals", "pull_back"]
+__all__ = [
+    "LOG2_E",
+    "as_term",
+    "attend",
+    "form_of",
+    "greatest",
+    "makes_denormals",
+    "of_head",
+    "powers",
+    "pull_back",
+]
 
 LOG2_E = math.log2(math.e)
 #: Scores of a tile: they stay in the cache, and are enough for two threads.
@@ -35,7 +45,7 @@ def makes_denormals(dtype: Any, most: float, /) -> bool:
 
 def attend(definition: Any, problem: Any, most: float, /) -> tuple[Array, Array]:
     """Return the output and the lse, given `greatest`; not finite where values are not."""
-    form = _form(problem, most)
+    form = form_of(problem, most)
     q = problem.q * form.factor
     out = q.new_empty((*problem.shape[:-1], problem.v.shape[-1]))
     lse = q.new_empty((*problem.shape[:-1], 1))
@@ -46,8 +56,8 @@ def attend(definition: Any, problem: Any, most: float, /) -> tuple[Array, Array]
             lse[tile.head][tile.rows] = -math.inf if tile.sink is None else tile.sink
             continue
         (scores,) = _views(rooms, tile)
-        k, v = (_of_head(x, tile.served)[tile.keys] for x in (problem.k, problem.v))
-        torch.mm(_of_head(q, tile.head)[tile.rows], k.mT, out=scores)
+        k, v = (of_head(x, tile.served)[tile.keys] for x in (problem.k, problem.v))
+        torch.mm(of_head(q, tile.head)[tile.rows], k.mT, out=scores)
         _bend(form, scores)
         peak, total = _exponentials(form, tile, scores, scores)
         here = lse[tile.head][tile.rows]
@@ -66,7 +76,7 @@ def pull_back(
     definition: Any, problem: Any, most: float, d_out: Array, delta: Array, /
 ) -> dict[str, Array]:
     """Return the gradients by name, but for the sinks'; `delta` has an axis of 1 at the end."""
-    form = _form(problem, most)
+    form = form_of(problem, most)
     q = problem.q * form.factor
     sums = {"q": torch.zeros_like(problem.q)}
     if problem.bias is not None:
@@ -78,10 +88,10 @@ def pull_back(
     for tile in _tiles(definition, problem):
         if tile.keys.start == tile.keys.stop:
             continue
-        d_q = _of_head(sums["q"], tile.head)[tile.rows]
-        d_k, d_v = (_of_head(sums[name], tile.served)[:, tile.keys] for name in ("k", "v"))
-        k, v = (_of_head(x, tile.served)[tile.keys] for x in (problem.k, problem.v))
-        rows = _of_head(q, tile.head)[tile.rows]
+        d_q = of_head(sums["q"], tile.head)[tile.rows]
+        d_k, d_v = (of_head(sums[name], tile.served)[:, tile.keys] for name in ("k", "v"))
+        k, v = (of_head(x, tile.served)[tile.keys] for x in (problem.k, problem.v))
+        rows = of_head(q, tile.head)[tile.rows]
         exp, d_scores, *bent = _views(rooms, tile)
         scores = bent[0] if bent else exp
         torch.mm(rows, k.mT, out=scores)
@@ -118,7 +128,8 @@ class _Form(NamedTuple):
     is_bounded: bool = False  # whether powers of 2 neither overflow nor vanish
 
 
-def _form(problem: Any, most: float, /) -> _Form:
+def form_of(problem: Any, most: float, /) -> _Form:
+    """Return how the scores of a problem are found, given `greatest`."""
     scale, cap, reach = float(problem.scale), problem.softcap, most * LOG2_E
     # Room for a sum over the keys, and for small values.
     limit = 0.8 * math.log2(torch.finfo(problem.dtype).max)
@@ -159,11 +170,16 @@ def _exponentials(
         out.add_(tile.bias, alpha=LOG2_E)
     for columns, term in tile.terms:
         out[:, columns].add_(term)
+    sink = None if tile.sink is None else tile.sink * LOG2_E + form.excess
+    return powers(form, out, sink)
+
+
+def powers(form: _Form, out: Array, sink: Array | None, /) -> tuple[Array | float, Array]:
+    """Put powers of 2 of `out` into itself; return what was taken off, and their sums."""
     if form.is_bounded:
         out.exp2_()
         return 0.0, out.sum(-1, keepdim=True)
     peak = out.amax(-1, keepdim=True)
-    sink = None if tile.sink is None else tile.sink * LOG2_E + form.excess
     if sink is not None:
         peak = torch.maximum(peak, sink)
     # -inf - -inf is NaN.
@@ -248,7 +264,7 @@ def _one(problem: Any, head: tuple[int, ...], /) -> Any:
     """Return the problem of one head, of which positions, masks and bias are asked."""
 
     def own(x: Any) -> Any:
-        return None if x is None else _of_head(x, head)
+        return None if x is None else of_head(x, head)
 
     offset, segments = problem.q_offset, problem.segments
     return problem._replace(
@@ -304,7 +320,7 @@ def as_term(allowed: Array, dtype: Any, /) -> Array:
     return (allowed.to(torch.int32) - 1).bitwise_and_(-(2**23)).view(torch.float32)
 
 
-def _of_head(x: Array, head: tuple[int, ...], /) -> Array:
+def of_head(x: Array, head: tuple[int, ...], /) -> Array:
     """Return what belongs to a head of an array that may lack axes, or have axes of 1."""
     if x.ndim < 3:
         return x
@@ -313,7 +329,7 @@ def _of_head(x: Array, head: tuple[int, ...], /) -> Array:
 
 
 def _of_bias(x: Array, tile: _Tile, /) -> Array:
-    x = _of_head(x, tile.head)
+    x = of_head(x, tile.head)
     x = x if x.shape[-1] == 1 else x[..., tile.keys]
     return x if x.ndim < 2 or x.shape[-2] == 1 else x[tile.rows]
 
