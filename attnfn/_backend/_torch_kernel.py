@@ -255,14 +255,16 @@ def _gradients(
     most = tiles.greatest(full)
     if not (math.isfinite(most) or all_finite(problem.q, problem.k)):
         return None
-    delta = (d_out * out).sum(-1, keepdim=True)
-    delta = delta if d_lse is None else delta - d_lse[..., None]
-    if (
+    by_tiles = (
         _needs_tiles(problem)
         or (problem.bias is not None and problem.bias.requires_grad)
         # Over products with weights that are not normal it crawls.
         or tiles.makes_denormals(problem.dtype, most)
-    ):
+    )
+    if by_tiles or problem.sinks is not None:
+        delta = (d_out * out).sum(-1, keepdim=True)
+        delta = delta if d_lse is None else delta - d_lse[..., None]
+    if by_tiles:
         sums = tiles.pull_back(definition, full, most, d_out, delta)
     else:
         sums = _kernel_gradients(definition, full, d_out, d_lse, (out, lse))
@@ -287,8 +289,11 @@ def _kernel_gradients(
     # Where there are no keys every score is -inf, and exp(-inf - 0) is the weight.
     lse = torch.where(lse == -math.inf, 0.0, lse)
     arrays = {name: getattr(full, name) for name in ("q", "k", "v")}
-    sums = {name: torch.zeros_like(x) for name, x in arrays.items()}
+    sums: dict[str, Array] = {}
     for part in _parts(definition, full, GRADIENT_ROWS):
+        is_all = tuple(part.problem.shape[-2:]) == tuple(full.shape[-2:])
+        if not (is_all or sums):
+            sums = {name: torch.zeros_like(x) for name, x in arrays.items()}
         if 0 in part.problem.shape:
             continue
         at = (..., part.rows)
@@ -299,7 +304,10 @@ def _kernel_gradients(
             out[(*at, slice(None))],
             lse[at],
         )
-        for name, x in zip(("q", "k", "v"), found, strict=True):
+        for (name, whole), x in zip(arrays.items(), found, strict=True):
+            if is_all:
+                sums[name] = x.sum_to_size(whole.shape)
+                continue
             span = part.rows if name == "q" else part.keys
             sums[name][..., span, :] += x.sum_to_size(sums[name][..., span, :].shape)
     return sums
@@ -338,11 +346,14 @@ def _of_part_back(
     *batch, num_heads, q_len, kv_len = _with_heads(problem.shape)
     few = problem.num_kv_heads
     d_q = d_q[..., :head_dim].reshape(*batch, num_heads, q_len, head_dim)
-    d_k, d_v = (
-        x[..., :dim].reshape(*batch, few, -1, kv_len, dim).sum(-3)
-        for x, dim in ((d_k, head_dim), (d_v, value_dim))
+    d_k, d_v = d_k[..., :head_dim], d_v[..., :value_dim]
+    if problem.group > 1:
+        d_k, d_v = (x.reshape(*batch, few, -1, kv_len, x.shape[-1]).sum(-3) for x in (d_k, d_v))
+    return (
+        d_q,
+        d_k.reshape(*batch, few, kv_len, head_dim),
+        d_v.reshape(*batch, few, kv_len, value_dim),
     )
-    return d_q, d_k, d_v
 
 
 def _attend_unseen(definition: Any, problem: Any, /) -> Array:
