@@ -76,7 +76,8 @@ def _poisoned(problem: AttentionProblem, /) -> tuple[Array, Array]:
     q, k, v = (0.0 * x for x in (problem.q, problem.k, problem.v))
     both = (k + v,) if k.shape == v.shape else (k, v)
     bad = sum(xp.sum(x, axis=(-2, -1), keepdims=True) for x in both)
-    return attend(problem._replace(q=problem.q + (xp.sum(q, axis=-1, keepdims=True) + bad)))
+    # A NaN in a query is in all its scores.
+    return attend(problem._replace(q=problem.q + (q + bad)))
 
 
 def _is_open(problem: AttentionProblem, /) -> bool:
