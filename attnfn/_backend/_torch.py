@@ -65,6 +65,8 @@ LOG2_E = math.log2(math.e)
 #: Classes without anything of their own.
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _WIDE = (torch.float32, torch.float64)
+#: The module of the kernel, once it is loaded.
+_kernel: list[ModuleType] = []
 _functorch = torch._C._functorch
 
 #: exp of this is the smallest normal number.
@@ -110,8 +112,14 @@ def with_gradient(forward: Any, backward: Any, problem: Any, /) -> tuple[Array, 
 
 
 def native_kernel(x: Array) -> ModuleType:  # noqa: ARG001
+    # To import what has been imported takes as long as ten questions. But a graph would have
+    # to be made again once this variable has changed.
+    if _kernel and not torch.compiler.is_compiling():
+        return _kernel[0]
     from . import _torch_kernel
 
+    if not torch.compiler.is_compiling():
+        _kernel.append(_torch_kernel)
     return _torch_kernel
 
 

@@ -8,7 +8,7 @@ import torch
 from .._typing import Array
 from ._torch import full_precision, is_in_forward_mode, is_transforming
 
-__all__ = ["is_recorded", "with_gradient"]
+__all__ = ["needs_gradient", "with_gradient"]
 
 Forward = Callable[[Any], tuple[Array, Array]]
 Backward = Callable[[Any, Array, Array | None, tuple[Array, Array]], dict[str, Array | None]]
@@ -24,7 +24,7 @@ def with_gradient(forward: Forward, backward: Backward, problem: Any, /) -> tupl
         # The scale may be learned, too.
         q = problem.q.to(problem.dtype) * problem.scale
         problem = problem._replace(q=q, scale=1.0)
-    if not is_recorded(problem):
+    if not _is_recorded(problem):
         return forward(problem)
     # The gradients are found by way of the lse.
     arrays, rebuild = _taken_apart(problem._replace(wants_lse=True))
@@ -94,15 +94,20 @@ def _like(problem: Any, found: dict[str, Array | None], /) -> list[Array | None]
     return gradients if problem.segments is None else [*gradients, None, None]
 
 
-def is_recorded(problem: Any, /) -> bool:
+def _is_recorded(problem: Any, /) -> bool:
     """Return whether something records what is done to the arrays of a problem, or batches it.
 
     Of its scale alone it is not asked.
     """
+    if needs_gradient(problem):
+        return True
+    return not is_transforming() and is_in_forward_mode(problem)
+
+
+def needs_gradient(problem: Any, /) -> bool:
+    """Return the same where it is known that nothing is in forward mode."""
     if is_transforming():
         arrays, _ = _taken_apart(problem)
         return any(map(torch._C._functorch.is_functorch_wrapped_tensor, arrays))
     given = (problem.q, problem.k, problem.v, problem.bias, problem.sinks)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given):
-        return True
-    return is_in_forward_mode(problem)
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)

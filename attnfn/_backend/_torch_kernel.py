@@ -32,7 +32,7 @@ from ._torch import (
     may_look_freely,
     norm,
 )
-from ._torch_gradient import is_recorded, with_gradient
+from ._torch_gradient import needs_gradient, with_gradient
 
 __all__ = ["attention", "is_worth_it", "supports"]
 
@@ -121,8 +121,8 @@ def attention(problem: Any, definition: Any, /) -> tuple[Array, Array | None]:
     """Return the output and the lse in the compute dtype, None for an lse that is not told."""
     if _forward is None or not may_look(problem.q):
         return _attend_unseen(definition, problem), None
-    if isinstance(problem.scale, float) and not is_recorded(problem):
-        # In a short call every question counts.
+    if isinstance(problem.scale, float) and not needs_gradient(problem):
+        # In a short call every question counts, and `supports` has asked the others.
         return _attend(definition, problem)
     return with_gradient(partial(_attend, definition), partial(_pull_back, definition), problem)
 
@@ -137,23 +137,25 @@ def _finite(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
         return None
     is_step = step.fits(problem)
     found = (step.attend if is_step else _of_many)(definition, problem)
-    has_its_share = _needs_tiles(problem) and not is_step
-    if found is None or problem.sinks is None or has_its_share:
+    if found is None or problem.sinks is None:
         return found
-    return _with_sinks(*found, problem.sinks)
+    has_its_share = _needs_tiles(problem) and not is_step
+    return found if has_its_share else _with_sinks(*found, problem.sinks)
 
 
 def _of_many(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
     """Return the results, without the sinks unless tiles are needed."""
     problem = _cast(problem)
-    blocks = None if _needs_tiles(problem) else windows.small_blocks_of(problem)
-    if blocks is not None:
-        return _of_window(definition, problem, blocks)
+    needs_tiles = _needs_tiles(problem)
+    if problem.window != (None, None) and not needs_tiles:
+        blocks = windows.small_blocks_of(problem)
+        if blocks is not None:
+            return _of_window(definition, problem, blocks)
     # By Cauchy and Schwarz no score exceeds the product of the norms; nor do its parts.
     limit = torch.finfo(problem.dtype).max
     if not norm(problem.q) * norm(problem.k) * max(1.0, abs(problem.scale)) < limit:
         return None
-    if _needs_tiles(problem):
+    if needs_tiles:
         out, lse = tiles.attend(definition, problem, tiles.greatest(problem))
         return (out, lse) if all_finite(out) else None
     # Nor a sum of values, each times at most 1, the norm times the root of their number. To
