@@ -31,7 +31,8 @@ before it on the same machine.
   until the greatest score is 118, so that many weights are too small for a normal number, and held against the same call
   *unscaled*. *layer* is `multi_head_attention` on `(32, 100, 512)` with 8 heads, *small call* is `(1, 1, 8, 8)`.
 - **Ratios** say how many times as good attnfn is: 3x is a third of the time, or of the memory. All sides of a case run
-  in one process, in turn, round after round (A B C, A B C, ...), each for at least {block:g} ms. A ratio is taken in each
+  in one process, in turn, round after round (A B C, A B C, ...), each for at least {block:g} ms, and before it as long
+  without being measured: threads that slept while others computed may share a core at first. A ratio is taken in each
   round; shown are the median and, in brackets, the two quartiles. Times on a shared machine move by tens of percent
   within minutes, and ratios of neighbours by much less.
 - **attnfn** is called with `engine="auto"` unless the case names an engine; the column *engine* says what it chose.
