@@ -39,6 +39,7 @@ EVERYTHING = {
 def small_tiles(monkeypatch):
     """Cut problems of a few rows and keys into many tiles."""
     monkeypatch.setattr(_numpy_plan, "ROWS", 3)
+    monkeypatch.setattr(_numpy_plan, "LONG_ROWS", 5)
     monkeypatch.setattr(_numpy_plan, "NARROW_ROWS", 2)
     monkeypatch.setattr(_numpy_plan, "KEYS", 3)
     monkeypatch.setattr(_numpy_plan, "MOST_KEYS", 4)

@@ -132,9 +132,12 @@ def mask_term(allowed: Array | bool, /) -> Term | bool:
     """Return what a bool mask does to a tile; False if it hides all of it, True if nothing."""
     if isinstance(allowed, bool):
         return allowed
-    if not allowed.any():
-        return False
-    return True if allowed.all() else (EVERYWHERE, EVERYWHERE, allowed)
+    # Mostly the first row says it all: that it hides some keys and not others.
+    for part in (allowed[:, :1], allowed):
+        is_any, is_all = part.any(), part.all()
+        if is_any and not is_all:
+            return EVERYWHERE, EVERYWHERE, allowed
+    return bool(is_all)
 
 
 def minus_inf_where_not(allowed: Array, out: Array, /) -> Array:

@@ -17,6 +17,9 @@ Evaluate = Callable[[str, int, int, int, int], Array]
 
 #: Of a tile, whose scores should fit into the cache of a core. With few rows the keys are more.
 ROWS, KEYS, MOST_KEYS = 512, 256, 8192
+#: Twice the rows for a product to be cut up for, where so many units of work are left with them.
+#: It may not depend on the workers, of whose number the result knows nothing.
+LONG_ROWS, MANY_UNITS = 1024, 8
 #: Where some rows of a tile see keys that others do not: less is computed in vain, more often.
 EDGE_KEYS = 128
 #: In a window narrower than this more rows would see too many keys that most of them do not.
@@ -133,7 +136,10 @@ class Plan:
         """Return how many heads of keys, query heads for each, and rows there are in a tile."""
         left, right = window
         heads = _equal(self.group, ROWS)
-        rows, seen = ROWS // heads, self.kv_len
+        rows, seen = LONG_ROWS // heads, self.kv_len
+        num_units = math.prod(self.batch) * (self.num_heads // heads) * -(-self.q_len // rows)
+        if self.functions or num_units < MANY_UNITS:
+            rows = ROWS // heads
         if left is not None and right is not None and left + right < NARROW_WINDOW:
             rows = min(rows, NARROW_ROWS)
             seen = min(seen, left + right + rows)
