@@ -17,7 +17,7 @@ Evaluate = Callable[[str, int, int, int, int], Array]
 
 #: Of a tile, whose scores should fit into the cache of a core. With few rows the keys are more.
 ROWS, KEYS, MOST_KEYS = 512, 256, 8192
-#: Twice the rows for a product to be cut up for, where so many units of work are left with them.
+#: Twice the rows, for which a product is cut up half as often, where so many units are left.
 #: It may not depend on the workers, of whose number the result knows nothing.
 LONG_ROWS, MANY_UNITS = 1024, 8
 #: Where some rows of a tile see keys that others do not: less is computed in vain, more often.
