@@ -113,7 +113,7 @@ def xp(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr("attnfn._backend._torch_kernel.ROWS", 2)
         monkeypatch.setattr("attnfn._backend._torch_kernel.GRADIENT_ROWS", 3)
-        monkeypatch.setattr("attnfn._backend._torch_kernel.MASK_SIZE", 8)
+        monkeypatch.setattr("attnfn._backend._torch_parts.MASK_SIZE", 8)
         monkeypatch.setattr("attnfn._backend._torch_tiles.LEAST_ROWS", 1)
         monkeypatch.setattr("attnfn._backend._torch_tiles.MOST_ROWS", 3)
         monkeypatch.setattr("attnfn._backend._torch_windows.ROWS", 2)

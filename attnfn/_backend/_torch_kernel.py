@@ -13,9 +13,8 @@ not, in a graph or on a device, keys that no query may see are set to zero.
 """
 
 import math
-from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -33,6 +32,7 @@ from ._torch import (
     norm,
 )
 from ._torch_gradient import needs_gradient, with_gradient
+from ._torch_parts import Part, laid_out, parts_of, with_heads, without_hidden
 
 __all__ = ["attention", "is_worth_it", "supports"]
 
@@ -44,22 +44,10 @@ _backward: Any = getattr(
 
 #: Rows of a slice of a window, forward and backward: a backward pass makes more of fewer calls.
 ROWS, GRADIENT_ROWS = 256, 512
-#: How many numbers of a mask there are at once.
-MASK_SIZE = 2**24
 #: So few scores of a head had better be computed for all heads at once.
 FEW_SCORES = 2**16
 #: How often a loop may be unrolled in a graph.
 MOST_SLICES = 16
-
-
-class _Part(NamedTuple):
-    """Some consecutive rows and the keys that they may see, as the kernel is to be told."""
-
-    problem: Any
-    rows: slice
-    keys: slice
-    mask: Array | None  # to be added
-    is_causal: bool
 
 
 def supports(problem: Any, /) -> str | None:
@@ -161,7 +149,7 @@ def _of_many(definition: Any, problem: Any, /) -> tuple[Array, Array] | None:
     # Nor a sum of values, each times at most 1, the norm times the root of their number. To
     # look at the output takes longer: it is in the caches of all cores.
     is_known = problem.bias is None and math.sqrt(problem.shape[-1]) * norm(problem.v) < limit
-    results = [_of_part(part) for part in _parts(definition, problem, ROWS)]
+    results = [_of_part(part) for part in parts_of(definition, problem, ROWS)]
     if len(results) == 1:
         ((out, lse),) = results
     else:
@@ -188,7 +176,7 @@ def _of_window(
             continue
         keys = definition.visible(problem, first, end - first)
         edge = definition.narrow(problem, (first, end - first), keys)
-        for part in _parts(definition, edge, ROWS):
+        for part in parts_of(definition, edge, ROWS):
             rows = slice(first + part.rows.start, first + part.rows.stop)
             out[..., rows, :], lse[..., rows, 0] = _of_part(part)
             if not all_finite(out[..., rows, :]):
@@ -196,14 +184,14 @@ def _of_window(
     return out, lse[..., 0]
 
 
-def _of_part(part: _Part, /) -> tuple[Array, Array]:
+def _of_part(part: Part, /) -> tuple[Array, Array]:
     """Return the output and the lse of some rows, in the shape of the problem."""
     problem = part.problem
     shape = problem.shape[:-1]
     if 0 in problem.shape:
         out = problem.q.new_zeros((*shape, problem.v.shape[-1]))
         return out, problem.q.new_full(shape, -math.inf)
-    q, k, v = _laid_out(problem)
+    q, k, v = laid_out(problem)
     out, lse = _forward(
         q, k, v, 0.0, part.is_causal, attn_mask=part.mask, scale=float(problem.scale)
     )
@@ -292,7 +280,7 @@ def _kernel_gradients(
     lse = torch.where(lse == -math.inf, 0.0, lse)
     arrays = {name: getattr(full, name) for name in ("q", "k", "v")}
     sums: dict[str, Array] = {}
-    for part in _parts(definition, full, GRADIENT_ROWS):
+    for part in parts_of(definition, full, GRADIENT_ROWS):
         is_all = tuple(part.problem.shape[-2:]) == tuple(full.shape[-2:])
         if not (is_all or sums):
             sums = {name: torch.zeros_like(x) for name, x in arrays.items()}
@@ -316,14 +304,14 @@ def _kernel_gradients(
 
 
 def _of_part_back(
-    part: _Part, d_out: Array, d_lse: Array | None, out: Array, lse: Array, /
+    part: Part, d_out: Array, d_lse: Array | None, out: Array, lse: Array, /
 ) -> tuple[Array, Array, Array]:
     problem = part.problem
     by_lse = d_lse is not None
-    q, k, v = _laid_out(problem, extra=by_lse)
+    q, k, v = laid_out(problem, extra=by_lse)
     value_dim = problem.v.shape[-1]
 
-    def laid_out(x: Array, last: Array | None = None) -> Array:
+    def in_layout(x: Array, last: Array | None = None) -> Array:
         # With a column of ones in the values, what stands there in the gradient of the output
         # is added to that of every weight; and nothing is taken off if the output has a 0.
         x = x if last is None else torch.cat((x, last[..., None]), dim=-1)
@@ -333,11 +321,11 @@ def _of_part_back(
     if by_lse:
         v[..., value_dim] = 1.0
     d_q, d_k, d_v = _backward(
-        laid_out(d_out, d_lse),
+        in_layout(d_out, d_lse),
         q,
         k,
         v,
-        laid_out(out),
+        in_layout(out),
         lse.reshape(q.shape[:3]),
         0.0,
         part.is_causal,
@@ -345,7 +333,7 @@ def _of_part_back(
         scale=float(problem.scale),
     )
     head_dim = problem.q.shape[-1]
-    *batch, num_heads, q_len, kv_len = _with_heads(problem.shape)
+    *batch, num_heads, q_len, kv_len = with_heads(problem.shape)
     few = problem.num_kv_heads
     d_q = d_q[..., :head_dim].reshape(*batch, num_heads, q_len, head_dim)
     d_k, d_v = d_k[..., :head_dim], d_v[..., :value_dim]
@@ -377,7 +365,7 @@ def _attend_unseen(definition: Any, problem: Any, /) -> Array:
         keys = definition.visible(problem, first, end - first)
         return [_sliced(definition, definition.narrow(problem, (first, end - first), keys))]
 
-    out = windows.attend(problem, blocks, *_laid_out(problem, pads=False))
+    out = windows.attend(problem, blocks, *laid_out(problem, pads=False))
     middle = out.reshape(*problem.shape[:-2], *out.shape[-2:])
     first, last = edge(0, blocks.start), edge(blocks.stop, problem.shape[-2])
     return torch.cat([*first, middle, *last], dim=-2)
@@ -388,11 +376,11 @@ def _sliced(definition: Any, problem: Any, /) -> Array:
     if problem.window not in ((None, None), (None, 0)):
         size = max(ROWS, -(-problem.shape[-2] // MOST_SLICES))
     outs = []
-    for part in _parts(definition, problem, size):
+    for part in parts_of(definition, problem, size):
         if 0 in part.problem.shape:
             outs.append(definition.attend(part.problem)[0])
             continue
-        q, k, v = _laid_out(part.problem, pads=False)
+        q, k, v = laid_out(part.problem, pads=False)
         mask, scale = part.mask, part.problem.scale
         if mask is not None:
             # What a row gets in which nothing is allowed depends on the kernel that PyTorch
@@ -401,7 +389,7 @@ def _sliced(definition: Any, problem: Any, /) -> Array:
             q, mask = (torch.where(is_empty, 0.0, x) for x in (q, mask))
             allowed = definition.allowed(part.problem)
             if allowed is not None:
-                k, v = (_without_hidden(part.problem, allowed, x) for x in (k, v))
+                k, v = (without_hidden(part.problem, allowed, x) for x in (k, v))
         out = scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=part.is_causal, scale=scale
         )
@@ -409,166 +397,6 @@ def _sliced(definition: Any, problem: Any, /) -> Array:
             out = torch.where(is_empty, 0.0, out)
         outs.append(out.reshape(*part.problem.shape[:-1], out.shape[-1]))
     return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-2)
-
-
-def _parts(definition: Any, problem: Any, size: int | None, /) -> Iterator[_Part]:
-    """Cut a problem into calls of the kernel, in the order of the rows."""
-    q_len, kv_len = problem.shape[-2:]
-    runs = _runs(problem)
-    if runs is not None:
-        for start, end, keys in runs:
-            run = definition.narrow(problem._replace(segments=None), (start, end - start), keys)
-            for part in _parts(definition, run, size):
-                yield part._replace(
-                    rows=slice(start + part.rows.start, start + part.rows.stop),
-                    keys=slice(keys[0] + part.keys.start, keys[0] + part.keys.stop),
-                )
-        return
-    is_masked = not (problem.mask is None and problem.bias is None and problem.segments is None)
-    shift = problem.q_offset - problem.kv_start
-    if problem.window == (None, None) and not is_masked:
-        yield _Part(problem, slice(0, q_len), slice(0, kv_len), None, is_causal=False)
-        return
-    if problem.window == (None, 0) and type(shift) is int and shift == 0 and not is_masked:
-        if q_len < kv_len:
-            # The kernel would look at keys that no query sees, and hide them.
-            problem = definition.narrow(problem, (0, q_len), (0, q_len))
-        yield _Part(
-            problem, slice(0, q_len), slice(0, min(q_len, kv_len)), None, is_causal=True
-        )
-        return
-    if size is None or size >= q_len:
-        size = q_len
-    elif problem.window == (None, None):
-        terms = [x for x in (problem.mask, problem.bias) if x is not None]
-        heads = math.prod(n for x in terms for n in x.shape[:-2])
-        size = max(size, MASK_SIZE // max(1, kv_len * heads))
-    # In the middle of a window one slice is masked as the other.
-    masks: dict[Any, Array | None] = {}
-    for start in range(0, q_len, size) if size is not q_len else (0,):
-        count = q_len if size is q_len else min(size, q_len - start)
-        keys = definition.visible(problem, start, count)
-        part = definition.narrow(problem, (start, count), keys)
-        at = (count, keys[1], keys[0] - start)
-        if is_masked or at not in masks:
-            mask = None if 0 in part.shape else _mask(definition, part)
-            if not is_masked:
-                masks[at] = mask
-        else:
-            mask = masks[at]
-        yield _Part(
-            part,
-            slice(start, start + count),
-            slice(keys[0], keys[0] + keys[1]),
-            mask,
-            is_causal=False,
-        )
-
-
-def _runs(problem: Any, /) -> list[tuple[int, int, tuple[int, int]]] | None:
-    """Return (first row, end, (first key, count)) of each packed segment.
-
-    None if there are no segments, they differ over the batch, or one is in several places.
-    """
-    if problem.segments is None or not may_look(problem.q):
-        return None
-    ids = [x.reshape(-1) for x in problem.segments]
-    if [x.shape[0] for x in ids] != list(problem.shape[-2:]):
-        return None
-    (q_ids, q_counts), (kv_ids, kv_counts) = (
-        (values.tolist(), counts.tolist())
-        for values, counts in (torch.unique_consecutive(x, return_counts=True) for x in ids)
-    )
-    if len(set(kv_ids)) < len(kv_ids):
-        return None
-    starts = [0]
-    for count in kv_counts:
-        starts.append(starts[-1] + count)
-    keys = {
-        i: (start, count) for i, start, count in zip(kv_ids, starts, kv_counts, strict=False)
-    }
-    runs, first = [], 0
-    for i, count in zip(q_ids, q_counts, strict=True):
-        runs.append((first, first + count, keys.get(i, (0, 0))))
-        first += count
-    return runs
-
-
-def _mask(definition: Any, problem: Any, /) -> Array | None:
-    """Return what is to be added to the scores of a part, in the kernel's layout."""
-    allowed, bias = definition.allowed(problem), problem.bias
-    if allowed is None and bias is None:
-        return None
-    if bias is None:
-        mask = tiles.as_term(allowed, problem.dtype)
-    else:
-        mask = bias if allowed is None else torch.where(allowed, bias, -math.inf)
-    return _for_scores(problem, mask)
-
-
-def _without_hidden(problem: Any, allowed: Array, x: Array, /) -> Array:
-    """Zero the keys, or the values, that no query of any head in the group may attend to."""
-    seen = _for_scores(problem, allowed).any(-2)
-    if problem.group > 1 and seen.ndim > 1:
-        seen = seen.any(-2, keepdim=True)
-    return torch.where(seen[..., None], x, 0.0)
-
-
-def _for_scores(problem: Any, x: Array, /) -> Array:
-    """Return what belongs to the scores in the kernel's layout: with two axes, or with four."""
-    *batch, _, q_len, kv_len = _with_heads(problem.shape)
-    if x.ndim < 3 or all(n == 1 for n in x.shape[:-2]):
-        return x.reshape(x.shape[-2:] if x.ndim > 1 else (1, -1)).expand(q_len, kv_len)
-    shape = (*[1] * (len(batch) + 3 - x.ndim), *x.shape)
-    heads, group = shape[-3], problem.group
-    x = x.reshape(shape).expand(*batch, heads, q_len, kv_len)
-    if group == 1:
-        return x.reshape(-1, heads, q_len, kv_len)
-    few = problem.num_kv_heads
-    by_group = (few, group) if heads > 1 else (1, 1)
-    x = x.reshape(*batch, *by_group, q_len, kv_len)
-    x = x.expand(*batch, few, by_group[1], q_len, kv_len)
-    return x.reshape(-1, by_group[1], q_len, kv_len)
-
-
-def _laid_out(
-    problem: Any, /, *, extra: bool = False, pads: bool = True
-) -> tuple[Array, Array, Array]:
-    """Return queries, keys, values with four axes and equally many heads, nothing copied.
-
-    Query heads that share keys become the heads of a batch entry of their own, all with the
-    same key. Query and key get as many columns as the values, or the other way round.
-    """
-    given = problem.q, problem.k, problem.v
-    is_laid_out = problem.q.shape == problem.k.shape == problem.v.shape and problem.q.ndim == 4
-    if is_laid_out and not extra and all(x.stride(-1) == 1 for x in given):
-        return given
-    *batch, num_heads, q_len, kv_len = _with_heads(problem.shape)
-    few, group = problem.num_kv_heads, problem.group
-
-    def whole(x: Array, heads: int, length: int) -> Array:
-        x = x.expand(*batch, heads, length, x.shape[-1])
-        if group == 1:
-            return x.reshape(-1, heads, length, x.shape[-1])
-        return x.reshape(-1, heads // few, length, x.shape[-1])
-
-    q = whole(problem.q, num_heads, q_len)
-    k, v = whole(problem.k, few, kv_len), whole(problem.v, few, kv_len)
-    if group > 1:
-        k, v = (x.expand(-1, group, -1, -1) for x in (k, v))
-    if not pads:
-        return q, k, v
-    dim, value_dim = q.shape[-1], v.shape[-1] + extra
-    width = max(dim, value_dim)
-    if dim < width:
-        q, k = (pad(x, (0, width - dim)) for x in (q, k))
-    if v.shape[-1] < width:
-        v = pad(v, (0, width - v.shape[-1]))
-    return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-
-
-def _with_heads(shape: tuple[int, ...], /) -> tuple[int, ...]:
-    return shape if len(shape) > 2 else (1, *shape)
 
 
 def _cast(problem: Any, /) -> Any:
