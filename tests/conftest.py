@@ -16,6 +16,11 @@ os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
+#: What one process has compiled, the others and the next run need not.
+COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "d" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 #: array_api_strict first: it refuses whatever the standard does not promise.
 LIBRARIES = {
