@@ -1,6 +1,7 @@
 """The `xp` fixture: every test that asks for it runs once per array library."""
 
 import importlib
+import importlib.metadata
 import os
 import sys
 import warnings
@@ -10,12 +11,26 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+
+def is_pinned(package):
+    """Return whether the release that is installed is the one in constraints.txt."""
+    pins = (Path(__file__).parent / "constraints.txt").read_text().splitlines()
+    try:
+        return f"{package}=={importlib.metadata.version(package)}" in pins
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
 #: JAX compiles whatever it meets, which is most of the time that the tests take. Its own passes
-#: stay as they are; the code that LLVM makes of them need not be fast.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-)
+#: stay as they are; the code that LLVM makes of them need not be fast, nor be made by threads.
+XLA_FLAGS = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if is_pinned("jaxlib"):  # a flag that a release does not know ends the process
+    XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
 #: What one process has compiled, the others and the next run need not.
 COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "d" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
