@@ -121,6 +121,36 @@ class TestAttention:
         assert_both(*arrays, **options_of(numpy_namespace, shapes, [name], "float32"))
 
     @pytest.mark.usefixtures("small_tiles")
+    @pytest.mark.parametrize(("many", "rows"), [(8, 5), (9, 3)])
+    @pytest.mark.parametrize("options", [{}, {"is_causal": True}], ids=["plain", "causal"])
+    def test_tiles_of_more_rows_where_units_are_many(self, monkeypatch, options, many, rows):
+        monkeypatch.setattr(_numpy_plan, "MANY_UNITS", many)
+        monkeypatch.setattr(_numpy_plan, "LINE", 1)
+        monkeypatch.setattr(_numpy_plan, "TOGETHER", 1)
+        seen, add = [], _numpy_rows.RunningRows.add
+
+        def spying(self, keys, asked):
+            seen.append(self.num_rows)
+            add(self, keys, asked)
+
+        monkeypatch.setattr(_numpy_rows.RunningRows, "add", spying)
+        arrays = [normal(2, 20, 4, seed=seed) for seed in range(3)]  # 8 units of 5 rows
+
+        assert_both(*arrays, **options)
+
+        assert max(seen) == rows
+
+    @pytest.mark.parametrize("first", ["all", "none", "some"])
+    @pytest.mark.parametrize("others", ["all", "none", "some"])
+    def test_mask_whose_first_row_is_unlike_the_others(self, first, others):
+        arrays = normal(2, 40, 8), normal(2, 30, 8, seed=1), normal(2, 30, 8, seed=2)
+        kinds = {"all": True, "none": False, "some": np.arange(30) % 3 == 0}
+        mask = np.empty((40, 30), bool)
+        mask[0], mask[1:] = kinds[first], kinds[others]
+
+        assert_both(*arrays, mask=mask)
+
+    @pytest.mark.usefixtures("small_tiles")
     def test_two_options_together(self):
         shapes = SHAPES["distinct"]
         arrays = arrays_of(numpy_namespace, shapes)

@@ -205,24 +205,26 @@ def check_unambiguous(options: dict[str, bool], q_len: int, kv_len: int, /) -> N
 
 def check_modified_scores(x: Any, scores: Array, /, *, xp: Namespace) -> None:
     """Check what `score_mod` returned."""
-    check_one_library(scores=scores, **{"score_mod(scores, q_pos, kv_pos)": x})
-    check_one_device(scores=scores, **{"score_mod(scores, q_pos, kv_pos)": x})
-    check_floating(xp=xp, **{"score_mod(scores, q_pos, kv_pos)": x})
-    if len(x.shape) != len(scores.shape) or not all(map(agree, x.shape, scores.shape)):
-        msg = (
-            f"`score_mod` must return scores of the shape it was given, "
-            f"{shape_of(scores)}; got shape {shape_of(x)}."
-        )
-        raise ValueError(msg)
+    call = "score_mod(scores, q_pos, kv_pos)"
+    _check_returned("score_mod", "scores", call, x, xp=xp, scores=scores)
 
 
 def check_activated(x: Any, given: Array, /, *, xp: Namespace) -> None:
     """Check what a function given as `activation` returned."""
-    check_one_library(x=given, **{"activation(x)": x})
-    check_floating(xp=xp, **{"activation(x)": x})
-    if len(x.shape) != len(given.shape) or not all(map(agree, x.shape, given.shape)):
+    _check_returned("activation", "an array", "activation(x)", x, xp=xp, x=given)
+
+
+def _check_returned(
+    name: str, what: str, call: str, x: Any, /, *, xp: Namespace, **given: Array
+) -> None:
+    """Check that a function returned an array like the one that it was given."""
+    check_one_library(**given, **{call: x})
+    check_one_device(**given, **{call: x})
+    check_floating(xp=xp, **{call: x})
+    (like,) = given.values()
+    if len(x.shape) != len(like.shape) or not all(map(agree, x.shape, like.shape)):
         msg = (
-            f"`activation` must return an array of the shape it was given, "
-            f"{shape_of(given)}; got shape {shape_of(x)}."
+            f"`{name}` must return {what} of the shape it was given, "
+            f"{shape_of(like)}; got shape {shape_of(x)}."
         )
         raise ValueError(msg)
